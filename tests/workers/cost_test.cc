@@ -1,0 +1,210 @@
+// What a Do costs, where it can be counted: allocations and context switches. Times are a
+// matter of benchmarks.
+
+#include <sched.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "workers/lock_worker.h"
+#include "workers/memory_worker.h"
+#include "workers/testing/gate.h"
+#include "workers/thread_worker.h"
+#include "workers/worker.h"
+
+namespace {
+
+std::atomic<long> allocations = 0;
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace workers {
+namespace {
+
+using test::Gate;
+
+// A capture of two pointers.
+struct TwoPointers {
+  std::atomic<long>* ran;
+  void* other;
+  void operator()() && { ran->fetch_add(1); }
+};
+
+TEST(Cost, TheHookCounts) {
+  const long before = allocations.load();
+  auto allocated = std::make_unique<int>(1);
+  EXPECT_EQ(allocations.load() - before, 1);
+}
+
+// Gives `count` works while the thread is held, so that the queue gets its full size.
+void Burst(ThreadWorker& worker, int count, std::atomic<long>& ran) {
+  Gate held;
+  Gate release;
+  Gate done;
+  struct Hold {
+    Gate* held;
+    Gate* release;
+    void operator()() && {
+      held->Open();
+      release->Wait();
+    }
+  };
+  struct Done {
+    Gate* done;
+    void operator()() && { done->Open(); }
+  };
+  EXPECT_TRUE(worker.Do(Hold{&held, &release}).ok());
+  held.Wait();
+  for (int i = 0; i < count; ++i) EXPECT_TRUE(worker.Do(TwoPointers{&ran, nullptr}).ok());
+  EXPECT_TRUE(worker.Do(Done{&done}).ok());
+  release.Open();
+  done.Wait();
+}
+
+TEST(Cost, DoOfAThreadWorkerAllocatesNothingInSteadyState) {
+  std::atomic<long> ran = 0;
+  auto worker = *ThreadWorker::Create();
+  // Two vectors take turns: both have had their size after three bursts.
+  for (int i = 0; i < 3; ++i) Burst(*worker, 1000, ran);
+  const long before = allocations.load();
+  for (int i = 0; i < 10; ++i) Burst(*worker, 1000, ran);
+  EXPECT_EQ(allocations.load() - before, 0);
+  EXPECT_EQ(ran.load(), 13'000);
+}
+
+// And where the thread falls asleep between any two of them.
+TEST(Cost, DoOfASleepingThreadWorkerAllocatesNothing) {
+  std::atomic<long> ran = 0;
+  auto worker = *ThreadWorker::Create();
+  Burst(*worker, 10, ran);
+  const long before = allocations.load();
+  for (int i = 0; i < 1000; ++i) Burst(*worker, 0, ran);
+  EXPECT_EQ(allocations.load() - before, 0);
+}
+
+TEST(Cost, DoOfALockWorkerAllocatesNothingInSteadyState) {
+  LockWorker worker;
+  std::atomic<long> ran = 0;
+  struct Reentrant {
+    LockWorker* worker;
+    std::atomic<long>* ran;
+    void operator()() && {
+      for (int i = 0; i < 10; ++i) EXPECT_TRUE(worker->Do(TwoPointers{ran, nullptr}).ok());
+    }
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(worker.Do(Reentrant{&worker, &ran}).ok());
+  const long before = allocations.load();
+  for (int i = 0; i < 1000; ++i) {
+    EXPECT_TRUE(worker.Do(TwoPointers{&ran, nullptr}).ok());
+    EXPECT_TRUE(worker.Do(Reentrant{&worker, &ran}).ok());
+  }
+  EXPECT_EQ(allocations.load() - before, 0);
+}
+
+// --- context switches -----------------------------------------------------------------------
+
+int LastCpuOfThisProcess() {
+  cpu_set_t mine;
+  sched_getaffinity(0, sizeof(mine), &mine);
+  int last = CPU_SETSIZE - 1;
+  while (!CPU_ISSET(last, &mine)) --last;
+  return last;
+}
+
+// How often the calling thread was switched away from.
+long Switches() {
+  rusage usage;
+  getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_nvcsw + usage.ru_nivcsw;
+}
+
+// Two workers on one processor, each of which gives the other its next work.
+class PingPong {
+ public:
+  PingPong() {
+    const int cpu = LastCpuOfThisProcess();
+    for (int i = 0; i < 2; ++i) {
+      sides_[i].worker = *ThreadWorker::Create(
+          {.thread = {.name = "ping-pong-" + std::to_string(i), .cpus = {cpu}}});
+    }
+  }
+
+  // Context switches a round trip, over `trips` of them.
+  double Run(int trips) {
+    left_ = 2 * trips;
+    Gate done;
+    done_ = &done;
+    Give(0);
+    done.Wait();
+    long switches = 0;
+    for (Side& side : sides_) {
+      Gate counted;
+      EXPECT_TRUE(side.worker
+                      ->Do([&] {
+                        switches += side.after - side.before;
+                        side.before = 0;
+                        counted.Open();
+                      })
+                      .ok());
+      counted.Wait();
+    }
+    return static_cast<double>(switches) / trips;
+  }
+
+ private:
+  struct Side {
+    std::unique_ptr<ThreadWorker> worker;
+    long before = 0;
+    long after = 0;
+  };
+
+  void Give(int to) {
+    EXPECT_TRUE(sides_[to]
+                    .worker
+                    ->Do([this, to] {
+                      Side& side = sides_[to];
+                      if (side.before == 0) side.before = Switches();
+                      if (left_ <= 2) side.after = Switches();
+                      if (--left_ > 0) {
+                        Give(1 - to);
+                      } else {
+                        done_->Open();
+                      }
+                    })
+                    .ok());
+  }
+
+  Side sides_[2];
+  int left_ = 0;  // whose turn it is
+  Gate* done_ = nullptr;
+};
+
+// Two is the limit: each side sleeps once a trip. Whoever signals with the lock held pays four,
+// because the woken thread runs into the lock. The best of several rounds: other processes can
+// only add switches.
+TEST(Cost, APingPongOnOneProcessorTakesTwoContextSwitchesARoundTrip) {
+  PingPong ping_pong;
+  ping_pong.Run(100);
+  double best = 1000;
+  for (int round = 0; round < 5; ++round) best = std::min(best, ping_pong.Run(2000));
+  RecordProperty("switches_per_round_trip", std::to_string(best));
+  EXPECT_GE(best, 1.9);
+  EXPECT_LE(best, 2.1);
+}
+
+}  // namespace
+}  // namespace workers

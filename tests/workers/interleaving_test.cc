@@ -1,0 +1,480 @@
+// Forces the races that Twisted's workers lose: for every point at which the first thread can
+// be stopped, the second runs to its end there. Where a fault of the original is named, a
+// straight port of the original stands beside it, and the same schedules catch it.
+
+#include "tests/workers/interleaving.h"
+
+#include <deque>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "workers/clock.h"
+#include "workers/lock_worker.h"
+#include "workers/memory_worker.h"
+#include "workers/quit_flag.h"
+#include "workers/testing/counting_thread_factory.h"
+#include "workers/testing/gate.h"
+#include "workers/thread_factory.h"
+#include "workers/thread_worker.h"
+#include "workers/worker.h"
+
+namespace workers {
+namespace {
+
+using internal::CondVar;
+using internal::Mutex;
+using internal::MutexLock;
+using internal::SyncOp;
+using test::Gate;
+
+// --- straight ports of the original ---------------------------------------------------------
+
+// twisted._threads._convenience.Quit: check, then set.
+class PortedQuit {
+ public:
+  absl::Status Set() {
+    if (absl::Status status = Check(); !status.ok()) return status;
+    set_.store(true);
+    return absl::OkStatus();
+  }
+  absl::Status Check() const { return set_.load() ? AlreadyQuitError("port") : absl::OkStatus(); }
+
+ private:
+  internal::Atomic<bool> set_ = false;
+};
+
+// twisted._threads._threadworker.ThreadWorker: check, then put; set, then put the stop marker.
+class PortedThreadWorker final : public IExclusiveWorker {
+ public:
+  PortedThreadWorker() : thread_([this] { Main(); }) {}
+  ~PortedThreadWorker() override {
+    Quit().IgnoreError();
+    thread_.join();
+  }
+  absl::Status Do(Work&& work) override {
+    if (absl::Status status = quit_.Check(); !status.ok()) return status;
+    Put(std::move(work));
+    return absl::OkStatus();
+  }
+  absl::Status Quit() override {
+    if (absl::Status status = quit_.Set(); !status.ok()) return status;
+    Put(nullptr);
+    return absl::OkStatus();
+  }
+
+ private:
+  void Put(Work work) {
+    {
+      MutexLock lock(mutex_);
+      queue_.push_back(std::move(work));
+    }
+    put_.Signal();
+  }
+  void Main() {
+    for (;;) {
+      Work work;
+      {
+        MutexLock lock(mutex_);
+        while (queue_.empty()) put_.Wait(mutex_);
+        work = std::move(queue_.front());
+        queue_.pop_front();
+      }
+      if (!work) return;
+      std::move(work)();
+    }
+  }
+
+  PortedQuit quit_;
+  Mutex mutex_;
+  CondVar put_;
+  std::deque<Work> queue_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;
+};
+
+// twisted._threads._threadworker.LockWorker: checks before it acquires, marks itself working
+// before it acquires, and keeps the mark in one place per thread.
+class PortedLockWorker final : public IExclusiveWorker {
+ public:
+  struct Local {
+    std::vector<Work>* working = nullptr;
+  };
+  explicit PortedLockWorker(Local& local) : local_(local) {}
+  absl::Status Do(Work&& work) override {
+    if (absl::Status status = quit_.Check(); !status.ok()) return status;
+    if (local_.working != nullptr) {
+      local_.working->push_back(std::move(work));
+      return absl::OkStatus();
+    }
+    auto* queue = new std::vector<Work>;  // leaked where an exception leaves the mark behind
+    local_.working = queue;
+    lock_.Lock();
+    std::move(work)();
+    for (size_t i = 0; i < queue->size(); ++i) std::move((*queue)[i])();
+    lock_.Unlock();
+    local_.working = nullptr;
+    delete queue;
+    return absl::OkStatus();
+  }
+  absl::Status Quit() override { return quit_.Set(); }
+
+ private:
+  Local& local_;
+  PortedQuit quit_;
+  Mutex lock_;
+};
+
+// --- Do against Quit ------------------------------------------------------------------------
+
+struct Outcome {
+  int schedules = 0;
+  int lost = 0;     // accepted, and did not run
+  int revived = 0;  // refused, and ran, or the work was taken away from the caller
+};
+
+// Makes a worker for each schedule, lets Do and Quit meet, and waits for the worker's end.
+// Do is the thread that is stopped, or Quit is.
+template <typename MakeWorker>
+Outcome DoAgainstQuit(bool stop_do, MakeWorker make) {
+  Outcome outcome;
+  for (int point = 0;; ++point) {
+    bool ran = false;
+    bool accepted = false;
+    bool kept = false;
+    bool reached;
+    {
+      auto worker = make();
+      Interleaving schedule(point);
+      auto call_do = [&] {
+        Work work = [&ran] { ran = true; };
+        accepted = worker->Do(std::move(work)).ok();
+        kept = work != nullptr;
+      };
+      auto call_quit = [&] { worker->Quit().IgnoreError(); };
+      if (stop_do) {
+        schedule.Run(call_do, call_quit);
+      } else {
+        schedule.Run(call_quit, call_do);
+      }
+      reached = schedule.reached();
+      worker = nullptr;  // waits for its end
+    }
+    ++outcome.schedules;
+    if (accepted && !ran) ++outcome.lost;
+    if (!accepted && (ran || !kept)) ++outcome.revived;
+    if (!reached) return outcome;
+  }
+}
+
+std::unique_ptr<IExclusiveWorker> NewThreadWorker() { return *ThreadWorker::Create(); }
+std::unique_ptr<IExclusiveWorker> NewLockWorker() { return std::make_unique<LockWorker>(); }
+
+// A MemoryWorker whose performer is stepped to the end when the worker is destroyed.
+class SteppedAtTheEnd final : public IExclusiveWorker {
+ public:
+  ~SteppedAtTheEnd() override {
+    memory_.worker->Quit().IgnoreError();
+    while (memory_.performer() == Performed::kRan) {
+    }
+  }
+  absl::Status Do(Work&& work) override { return memory_.worker->Do(std::move(work)); }
+  absl::Status Quit() override { return memory_.worker->Quit(); }
+
+ private:
+  MemoryWorker memory_ = CreateMemoryWorker();
+};
+
+TEST(Interleaving, W1_TheStraightPortLosesAcceptedWork) {
+  const Outcome outcome =
+      DoAgainstQuit(true, [] { return std::make_unique<PortedThreadWorker>(); });
+  EXPECT_GT(outcome.lost, 0);
+}
+
+TEST(Interleaving, W1_DoAndQuitOfAThreadWorkerAreLinearizable) {
+  for (bool stop_do : {true, false}) {
+    const Outcome outcome = DoAgainstQuit(stop_do, NewThreadWorker);
+    EXPECT_GT(outcome.schedules, 2);
+    EXPECT_EQ(outcome.lost, 0);
+    EXPECT_EQ(outcome.revived, 0);
+  }
+}
+
+TEST(Interleaving, W6_DoAndQuitOfAMemoryWorkerAreLinearizable) {
+  for (bool stop_do : {true, false}) {
+    const Outcome outcome =
+        DoAgainstQuit(stop_do, [] { return std::make_unique<SteppedAtTheEnd>(); });
+    EXPECT_GT(outcome.schedules, 2);
+    EXPECT_EQ(outcome.lost, 0);
+    EXPECT_EQ(outcome.revived, 0);
+  }
+}
+
+TEST(Interleaving, L4_DoAndQuitOfALockWorkerAreLinearizable) {
+  for (bool stop_do : {true, false}) {
+    const Outcome outcome = DoAgainstQuit(stop_do, NewLockWorker);
+    EXPECT_GT(outcome.schedules, 1);
+    EXPECT_EQ(outcome.lost, 0);
+    EXPECT_EQ(outcome.revived, 0);
+  }
+}
+
+// --- two Quits ------------------------------------------------------------------------------
+
+template <typename MakeWorker>
+std::pair<int, int> FewestAndMostWinnersOfTwoQuits(MakeWorker make) {
+  int fewest = 2;
+  int most = 0;
+  for (int point = 0;; ++point) {
+    auto quits = make();
+    bool first_won = false;
+    bool second_won = false;
+    Interleaving schedule(point);
+    schedule.Run([&] { first_won = quits().ok(); }, [&] { second_won = quits().ok(); });
+    fewest = std::min(fewest, first_won + second_won);
+    most = std::max(most, first_won + second_won);
+    quits = nullptr;  // its threads end before the schedule does
+    if (!schedule.reached()) return {fewest, most};
+  }
+}
+
+// Calls `Set` or `Quit` of an object that it owns.
+template <typename T>
+std::function<absl::Status()> SetOf() {
+  return [flag = std::make_shared<T>()] { return flag->Set(); };
+}
+std::function<absl::Status()> QuitOf(std::unique_ptr<IExclusiveWorker> worker) {
+  return [worker = std::shared_ptr<IExclusiveWorker>(std::move(worker))] { return worker->Quit(); };
+}
+
+TEST(Interleaving, W2_TheStraightPortLetsTwoQuitsWin) {
+  EXPECT_EQ(FewestAndMostWinnersOfTwoQuits(SetOf<PortedQuit>), std::make_pair(1, 2));
+}
+
+TEST(Interleaving, W2_OfTwoQuitsExactlyOneWins) {
+  const auto one = std::make_pair(1, 1);
+  EXPECT_EQ(FewestAndMostWinnersOfTwoQuits(SetOf<QuitFlag>), one);
+  EXPECT_EQ(FewestAndMostWinnersOfTwoQuits([] { return QuitOf(NewThreadWorker()); }), one);
+  EXPECT_EQ(FewestAndMostWinnersOfTwoQuits([] { return QuitOf(NewLockWorker()); }), one);
+  EXPECT_EQ(
+      FewestAndMostWinnersOfTwoQuits([] { return QuitOf(std::make_unique<SteppedAtTheEnd>()); }),
+      one);
+}
+
+// --- LockWorker -----------------------------------------------------------------------------
+
+// Stops Do where it is about to acquire the lock, lets Quit complete there, and says whether Do
+// then ran the work.
+template <typename MakeWorker>
+bool RunsWorkAfterQuit(MakeWorker make) {
+  for (int point = 0;; ++point) {
+    auto worker = make();
+    bool ran = false;
+    Interleaving schedule(point);
+    schedule.Run([&] { worker->Do([&] { ran = true; }).IgnoreError(); },
+                 [&] { EXPECT_TRUE(worker->Quit().ok()); });
+    if (schedule.reached() && schedule.op() == SyncOp::kLock) return ran;
+    if (!schedule.reached()) {
+      ADD_FAILURE() << "Do acquires no lock";
+      return false;
+    }
+  }
+}
+
+TEST(Interleaving, L4_TheStraightPortRunsWorkAfterQuit) {
+  PortedLockWorker::Local local;
+  EXPECT_TRUE(RunsWorkAfterQuit([&] { return std::make_unique<PortedLockWorker>(local); }));
+}
+
+TEST(Interleaving, L4_ADoThatWaitedForTheLockLooksAgainForQuit) {
+  EXPECT_FALSE(RunsWorkAfterQuit(NewLockWorker));
+}
+
+// Throws when a lock is about to be acquired: what Ctrl-C does to Python.
+class InterruptingObserver final : public internal::SyncObserver {
+ public:
+  InterruptingObserver() { internal::sync_observer.store(this); }
+  ~InterruptingObserver() override { internal::sync_observer.store(nullptr); }
+  void At(SyncOp op, const void*) override {
+    if (op == SyncOp::kLock) throw std::runtime_error("interrupted");
+  }
+};
+
+// True if a work that is given after an interrupted Do runs.
+bool RunsAfterAnInterruptedDo(IExclusiveWorker& worker) {
+  bool first_ran = false;
+  bool second_ran = false;
+  {
+    InterruptingObserver observer;
+    Work work = [&] { first_ran = true; };
+    EXPECT_THROW(worker.Do(std::move(work)).IgnoreError(), std::runtime_error);
+    EXPECT_TRUE(work != nullptr);
+  }
+  EXPECT_TRUE(worker.Do([&] { second_ran = true; }).ok());
+  EXPECT_FALSE(first_ran);
+  return second_ran;
+}
+
+TEST(Interleaving, L2_TheStraightPortIsDeafAfterAnInterruptedDo) {
+  PortedLockWorker::Local local;
+  PortedLockWorker worker(local);
+  EXPECT_FALSE(RunsAfterAnInterruptedDo(worker));
+  for (Work& lost : *local.working) lost = nullptr;
+  delete local.working;
+}
+
+TEST(Interleaving, L2_AnInterruptedDoLeavesNoMark) {
+  LockWorker worker;
+  EXPECT_TRUE(RunsAfterAnInterruptedDo(worker));
+}
+
+// --- ThreadWorker: the thread itself is stopped ---------------------------------------------
+
+// Starts a thread that is the first of a schedule once `begin` is open: the schedule begins
+// when whoever starts the thread has returned.
+class FirstThreadFactory final : public ThreadFactory {
+ public:
+  FirstThreadFactory(Interleaving& schedule, Gate& begin) : schedule_(schedule), begin_(begin) {}
+  absl::StatusOr<std::unique_ptr<Thread>> Start(const ThreadOptions& options,
+                                                Work&& main) override {
+    return DefaultThreadFactory().Start(options, [this, main = std::move(main)]() mutable {
+      begin_.Wait();
+      schedule_.AsFirst([&] { std::move(main)(); });
+    });
+  }
+  size_t Reap() override { return DefaultThreadFactory().Reap(); }
+
+ private:
+  Interleaving& schedule_;
+  Gate& begin_;
+};
+
+// A wake-up that is lost anywhere between "the queue is empty" and "asleep" hangs this test.
+TEST(Interleaving, NoWakeUpOfAThreadWorkerIsLost) {
+  for (int point = 0;; ++point) {
+    int ran = 0;
+    Interleaving schedule(point);
+    Gate begin;
+    FirstThreadFactory factory(schedule, begin);
+    auto worker = *ThreadWorker::Create({.factory = &factory});
+    begin.Open();
+    schedule.AsSecond([&] {
+      EXPECT_TRUE(worker->Do([&] { ++ran; }).ok());
+      EXPECT_TRUE(worker->Do([&] { ++ran; }).ok());
+      EXPECT_TRUE(worker->Quit().ok());
+    });
+    worker = nullptr;
+    EXPECT_EQ(ran, 2);
+    if (!schedule.reached()) break;
+  }
+}
+
+// The work destroys the worker while the thread that gave it is anywhere in Do.
+TEST(Interleaving, Hazard2_AWorkerMayDieWhileItsDoReturns) {
+  for (int point = 0;; ++point) {
+    Gate gone;
+    Interleaving schedule(point);
+    test::CountingThreadFactory factory;  // whose end waits for the worker's thread
+    std::unique_ptr<ThreadWorker> worker = *ThreadWorker::Create({.factory = &factory});
+    ThreadWorker* const raw = worker.get();
+    schedule.Run(
+        [&] {
+          EXPECT_TRUE(raw->Do([&gone, worker = std::move(worker)]() mutable {
+                           worker = nullptr;
+                           gone.Open();
+                         })
+                          .ok());
+        },
+        [&] {});
+    gone.Wait();
+    if (!schedule.reached()) break;
+  }
+}
+
+// --- nothing foreign under a lock -----------------------------------------------------------
+
+class HeldProbe {
+ public:
+  explicit HeldProbe(std::vector<int>& held) : held_(&held) {}
+  HeldProbe(HeldProbe&& other) noexcept : held_(std::exchange(other.held_, nullptr)) {}
+  ~HeldProbe() {
+    if (held_ != nullptr) held_->push_back(LockTracker::Held());
+  }
+
+ private:
+  std::vector<int>* held_;
+};
+
+// Runs a work that throws, and records the locks held in the work, in the handler and in the
+// destructor of its captures.
+template <typename Worker>
+void RecordHeld(Worker& worker, std::vector<int>& held) {
+  EXPECT_TRUE(worker
+                  .Do([&held, probe = HeldProbe(held)] {
+                    held.push_back(LockTracker::Held());
+                    throw std::runtime_error("boom");
+                  })
+                  .ok());
+}
+
+TEST(Interleaving, Hazard3_AThreadWorkerRunsNothingForeignUnderALock) {
+  std::vector<int> held;
+  LockTracker tracker;
+  ErrorHandler on_error = [&](const ErrorReport&) { held.push_back(LockTracker::Held()); };
+  {
+    auto worker = *ThreadWorker::Create(
+        {.on_error = on_error, .on_exit = [&] { held.push_back(LockTracker::Held()); }});
+    RecordHeld(*worker, held);
+  }
+  // The work, the captures, the handler, the exit.
+  EXPECT_THAT(held, testing::ElementsAre(0, 0, 0, 0));
+}
+
+TEST(Interleaving, Hazard3_ALockWorkerHoldsItsOwnLockOnly) {
+  std::vector<int> held;
+  LockTracker tracker;
+  {
+    LockWorker worker(
+        {.on_error = [&](const ErrorReport&) { held.push_back(LockTracker::Held()); }});
+    RecordHeld(worker, held);
+  }
+  EXPECT_THAT(held, testing::ElementsAre(1, 1, 1));
+}
+
+TEST(Interleaving, Hazard3_AMemoryWorkerRunsAndDropsNothingUnderALock) {
+  std::vector<int> held;
+  LockTracker tracker;
+  {
+    MemoryWorker memory = CreateMemoryWorker(
+        "memory", [&](const ErrorReport&) { held.push_back(LockTracker::Held()); });
+    RecordHeld(*memory.worker, held);
+    EXPECT_EQ(memory.performer(), Performed::kRan);
+    RecordHeld(*memory.worker, held);
+    EXPECT_EQ(memory.performer.Drop(), 1u);
+    RecordHeld(*memory.worker, held);
+  }
+  // Run: work, captures, handler. Dropped: captures. Dropped by the end: captures, handler.
+  EXPECT_THAT(held, testing::ElementsAre(0, 0, 0, 0, 0, 0));
+}
+
+// L6: in the original whoever coordinates starts threads with the lock held.
+TEST(Interleaving, L6_NoThreadIsStartedUnderALock) {
+  LockTracker tracker;
+  {
+    NewThreadWorker();
+  }
+  {
+    SteadyClock clock;
+    Gate ran;
+    EXPECT_TRUE(clock.RunAt(clock.Now(), [&] { ran.Open(); }).ok());
+    ran.Wait();
+  }
+  EXPECT_EQ(tracker.started(), 2);
+  EXPECT_EQ(tracker.started_under_lock(), 0);
+}
+
+}  // namespace
+}  // namespace workers

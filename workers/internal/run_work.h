@@ -1,0 +1,45 @@
+// How a work is run and how an error is told: the one place that catches exceptions.
+
+#ifndef WORKERS_INTERNAL_RUN_WORK_H_
+#define WORKERS_INTERNAL_RUN_WORK_H_
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "workers/worker.h"
+
+namespace workers::internal {
+
+// Runs `work`, destroys its captures, and then, if it threw, tells `handler`. Lets only
+// forced unwinding through. `work` is empty afterwards in every case.
+void RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler);
+
+// Tells `handler`, or stderr if it is empty. Swallows what the handler throws.
+void Report(const ErrorHandler& handler, const ErrorReport& report);
+
+// Tells `handler` that `dropped` accepted works were destroyed unrun; silent when there are none.
+void ReportDropped(const ErrorHandler& handler, absl::string_view worker, int64_t dropped,
+                   absl::string_view why);
+
+// InvalidArgument: what every Do says to an empty work.
+absl::Status EmptyWorkError(absl::string_view worker);
+
+// Calls `f` when it goes out of scope, also when the thread is being unwound by force.
+template <typename F>
+class AtEndOfScope {
+ public:
+  explicit AtEndOfScope(F f) : f_(std::move(f)) {}
+  ~AtEndOfScope() { f_(); }
+  AtEndOfScope(const AtEndOfScope&) = delete;
+  AtEndOfScope& operator=(const AtEndOfScope&) = delete;
+
+ private:
+  F f_;
+};
+
+}  // namespace workers::internal
+
+#endif  // WORKERS_INTERNAL_RUN_WORK_H_

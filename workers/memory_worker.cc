@@ -1,0 +1,151 @@
+#include "workers/memory_worker.h"
+
+#include <cstdint>
+#include <deque>
+#include <utility>
+
+#include "workers/internal/misuse.h"
+#include "workers/internal/run_work.h"
+#include "workers/internal/sync.h"
+#include "workers/worker_scope.h"
+
+namespace workers {
+
+struct MemoryPerformer::Core {
+  Core(std::string name, ErrorHandler on_error)
+      : name(std::move(name)), on_error(std::move(on_error)) {}
+
+  // Immutable.
+  const std::string name;
+  const ErrorHandler on_error;
+
+  // The performer's thread.
+  internal::Atomic<bool> performing = false;  // a work is running; atomic only to catch misuse
+
+  internal::Mutex mutex;
+  std::deque<Work> queue ABSL_GUARDED_BY(mutex);
+  bool quit ABSL_GUARDED_BY(mutex) = false;
+  bool closed ABSL_GUARDED_BY(mutex) = false;  // the performer is gone: refuse as after Quit
+  const IWorker* worker ABSL_GUARDED_BY(mutex) = nullptr;  // null once it is destroyed
+};
+
+class MemoryPerformer::Worker final : public IExclusiveWorker {
+ public:
+  explicit Worker(std::shared_ptr<Core> core) : core_(std::move(core)) {
+    internal::MutexLock lock(core_->mutex);
+    core_->worker = this;
+  }
+
+  ~Worker() override {
+    WorkerScope::Forget(*this);
+    internal::MutexLock lock(core_->mutex);
+    core_->quit = true;
+    core_->worker = nullptr;
+  }
+
+  // IWorker implementation:
+  absl::Status Do(Work&& work) override {
+    if (!work) return internal::EmptyWorkError(core_->name);
+    internal::MutexLock lock(core_->mutex);
+    if (core_->quit || core_->closed) return AlreadyQuitError(core_->name);
+    core_->queue.push_back(std::move(work));
+    return absl::OkStatus();
+  }
+
+  absl::Status Quit() override {
+    internal::MutexLock lock(core_->mutex);
+    if (core_->quit) return AlreadyQuitError(core_->name);
+    core_->quit = true;
+    return absl::OkStatus();
+  }
+
+ private:
+  const std::shared_ptr<Core> core_;
+};
+
+namespace {
+
+// Stands for a worker that is already destroyed while its works are still performed.
+class NoWorker final : public IWorker {
+ public:
+  absl::Status Do(Work&&) override { return AlreadyQuitError("worker"); }
+  absl::Status Quit() override { return AlreadyQuitError("worker"); }
+};
+
+}  // namespace
+
+MemoryPerformer::MemoryPerformer(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+
+MemoryPerformer& MemoryPerformer::operator=(MemoryPerformer&& other) {
+  if (this != &other) {
+    Close();
+    core_ = std::move(other.core_);
+  }
+  return *this;
+}
+
+MemoryPerformer::~MemoryPerformer() { Close(); }
+
+void MemoryPerformer::Close() {
+  if (core_ == nullptr) return;
+  {
+    internal::MutexLock lock(core_->mutex);
+    core_->closed = true;
+  }
+  const size_t dropped = Drop();
+  internal::ReportDropped(core_->on_error, core_->name, static_cast<int64_t>(dropped),
+                          "its performer was destroyed");
+  core_ = nullptr;
+}
+
+Performed MemoryPerformer::operator()() {
+  if (core_ == nullptr) return Performed::kFinished;
+  const std::shared_ptr<Core> core = core_;  // the work may destroy the performer
+  if (core->performing.exchange(true)) {
+    internal::DieOfMisuse(
+        "MemoryPerformer: called inside a work that it runs, or by two threads at once");
+  }
+  internal::AtEndOfScope end([&core] { core->performing.store(false); });
+  Work work;
+  static const NoWorker no_worker;
+  const IWorker* worker;
+  {
+    internal::MutexLock lock(core->mutex);
+    if (core->queue.empty()) {
+      return core->quit || core->closed ? Performed::kFinished : Performed::kIdle;
+    }
+    work = std::move(core->queue.front());
+    core->queue.pop_front();
+    worker = core->worker != nullptr ? core->worker : &no_worker;
+  }
+  WorkerScope scope(*worker);
+  internal::RunWork(work, core->name, core->on_error);
+  return Performed::kRan;
+}
+
+size_t MemoryPerformer::queued() const {
+  if (core_ == nullptr) return 0;
+  internal::MutexLock lock(core_->mutex);
+  return core_->queue.size();
+}
+
+size_t MemoryPerformer::Drop() {
+  if (core_ == nullptr) return 0;
+  std::deque<Work> dropped;  // destroyed without the lock
+  {
+    internal::MutexLock lock(core_->mutex);
+    dropped.swap(core_->queue);
+  }
+  const size_t count = dropped.size();
+  for (; !dropped.empty(); dropped.pop_front()) {  // the oldest first
+  }
+  return count;
+}
+
+MemoryWorker CreateMemoryWorker(std::string name, ErrorHandler on_error) {
+  auto core = std::make_shared<MemoryPerformer::Core>(std::move(name), std::move(on_error));
+  auto worker = std::make_unique<MemoryPerformer::Worker>(core);
+  return {std::move(worker), MemoryPerformer(std::move(core))};
+}
+
+}  // namespace workers
