@@ -22,6 +22,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,7 +36,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/notification.h"
 #include "examples/wc.h"
 #include "workers/lock_worker.h"
 #include "workers/thread_worker.h"
@@ -111,8 +111,8 @@ class Printer {
   // Works.
   void Begin();
   void Finish(size_t index, FileCounts counted);
-  bool End();
 
+  void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
   void HandOutFiles() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
   void HandOut(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
   void PrintFinished() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
@@ -122,7 +122,7 @@ class Printer {
 
   const FileList& files_;
   const int number_width_;
-  absl::Notification all_printed_;
+  std::promise<bool> ok_;  // what Print waits for
   workers::LockWorker worker_{{.name = "printer", .on_error = DieOfReport}};
 
   // printed_ <= handed_out_ <= printed_ + kWindow
@@ -138,16 +138,13 @@ class Printer {
 
 bool Printer::Print() {
   MustDo(worker_, [this] { Begin(); });
-  all_printed_.WaitForNotification();
-  bool ok = false;
-  MustDo(worker_, [this, &ok] { ok = End(); });  // a LockWorker's Do returns when the work has run
-  return ok;
+  return ok_.get_future().get();
 }
 
 void Printer::Begin() {
   AssertDoneBy(worker_);
   HandOutFiles();
-  if (files_.size() == 0) all_printed_.Notify();
+  if (files_.size() == 0) End();
 }
 
 void Printer::Finish(size_t index, FileCounts counted) {
@@ -155,15 +152,14 @@ void Printer::Finish(size_t index, FileCounts counted) {
   window_[index % kWindow] = std::move(counted);
   PrintFinished();
   HandOutFiles();
-  if (printed_ == files_.size()) all_printed_.Notify();
+  if (printed_ == files_.size()) End();
 }
 
-bool Printer::End() {
-  AssertDoneBy(worker_);
+void Printer::End() {
   if (files_.size() > 1) PrintRow(total_, "total");
   if (std::fflush(stdout) != 0 && write_errno_ == 0) write_errno_ = errno;
   if (write_errno_ != 0) Complain(absl::ErrnoToStatus(write_errno_, "write error"));
-  return all_read_ && write_errno_ == 0;
+  ok_.set_value(all_read_ && write_errno_ == 0);
 }
 
 void Printer::HandOutFiles() {

@@ -64,6 +64,7 @@ struct SteadyClock::Core {
         mutex.Lock();
       }
     }
+    thread_id = internal::ThreadId();  // the next thread may get it
     mutex.Unlock();
   }
 };

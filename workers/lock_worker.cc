@@ -51,13 +51,16 @@ void LockWorker::RunAndUnwind(Work work) {
     holder_.store(internal::ThreadId(), std::memory_order_relaxed);
   });
   internal::RunWork(work, name_, on_error_);
+  RunQueued();
 }
 
 void LockWorker::RunQueued() {
-  while (!queued_.empty()) {
-    running_.swap(queued_);
-    for (Work& work : running_) internal::RunWork(work, name_, on_error_);
+  for (;;) {
+    while (next_ < running_.size()) internal::RunWork(running_[next_++], name_, on_error_);
     running_.clear();
+    next_ = 0;
+    if (queued_.empty()) return;
+    running_.swap(queued_);
   }
 }
 

@@ -3,6 +3,7 @@
 #ifndef WORKERS_LOCK_WORKER_H_
 #define WORKERS_LOCK_WORKER_H_
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -56,6 +57,7 @@ class LockWorker final : public IExclusiveWorker {
   // change places keep their capacity.
   std::vector<Work> queued_ ABSL_GUARDED_BY(lock_);
   std::vector<Work> running_ ABSL_GUARDED_BY(lock_);
+  size_t next_ ABSL_GUARDED_BY(lock_) = 0;  // of running_, to be run
 };
 
 }  // namespace workers

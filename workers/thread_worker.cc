@@ -110,17 +110,21 @@ struct ThreadWorker::Core {
       thread_id = internal::CurrentThread();
     }
     WorkerScope scope(worker);
-    internal::AtEndOfScope end([this] {
-      Close();  // news only where a work ended the thread by force
+    const auto run = [this] {
       while (TakeBatch()) RunBatch();
       if (on_exit) internal::RunWork(on_exit, name, on_error);
+    };
+    internal::AtEndOfScope end([this, &run] {
+      Close();  // news only where a work ended the thread by force: then there may be a rest
+      run();
       {
         internal::MutexLock lock(mutex);
         state = kEnded;
+        thread_id = internal::ThreadId();  // the next thread may get it
       }
       ended.SignalAll();
     });
-    while (TakeBatch()) RunBatch();
+    run();
   }
 };
 

@@ -42,7 +42,7 @@ struct ThreadWorkerOptions {
 // thread it does not wait: the thread goes on, ends, and is joined by its factory.
 //
 // A work that ends the thread by force (pthread_exit, pthread_cancel) closes the worker as
-// Quit does; what was taken runs while the thread unwinds.
+// Quit does; what was taken runs while the thread unwinds, and must not do so again.
 //
 // In the child of a fork the thread does not exist: Do, Quit and Join are FailedPrecondition,
 // and the destructor leaks what the thread owns.

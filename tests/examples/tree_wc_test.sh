@@ -294,12 +294,13 @@ mkfifo out
 running=$!
 exec 3<out
 IFS= read -r -N 1 -u 3 first
-rm -rf tree/file-* tree/z-f* tree/z-link
+rm tree/z-fifo tree/z-folder tree/z-link
 awk 'BEGIN { for (i = 0; i < 100000; i++) print "more words" }' >>tree/z-grows
 mkfifo tree/z-fifo
 mkdir tree/z-folder
 ln -s z-grows tree/z-link
 : >tree/z-shrinks
+rm tree/file-*  # last: tree_wc does not wait to print a row where there is none
 {
   printf %s "$first"
   cat <&3

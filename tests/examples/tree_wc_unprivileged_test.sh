@@ -105,7 +105,7 @@ grep -q '^tree_wc: ' "$TMPDIR/stderr" || fail "no thread can be started: no mess
 if [[ -n ${ALONE:-} ]]; then
   with_threads 5 tree/z || fail "three threads can be started: exit status $?"
   printf ' 1  2 12 tree/z/file\n' | cmp - "$TMPDIR/stdout" || fail "three threads: other output"
-  grep -q '^tree_wc: .*reader-3' "$TMPDIR/stderr" || fail "three threads: no message about a fourth"
+  grep -q '^tree_wc: .*reader-' "$TMPDIR/stderr" || fail "three threads: no message about more"
 else
   echo "NOT CHECKED: that a few threads are enough: this user may have other processes"
 fi

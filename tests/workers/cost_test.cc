@@ -14,6 +14,9 @@
 #include "gtest/gtest.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
+#include "workers/pool.h"
+#include "workers/serial_worker.h"
+#include "workers/team.h"
 #include "workers/testing/gate.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
@@ -112,6 +115,41 @@ TEST(Cost, DoOfALockWorkerAllocatesNothingInSteadyState) {
     EXPECT_TRUE(worker.Do(TwoPointers{&ran, nullptr}).ok());
     EXPECT_TRUE(worker.Do(Reentrant{&worker, &ran}).ok());
   }
+  EXPECT_EQ(allocations.load() - before, 0);
+}
+
+// Gives `worker` `count` works a round, and waits until they have run.
+void Rounds(IWorker& worker, int rounds, int count) {
+  for (int i = 0; i < rounds; ++i) {
+    std::atomic<long> left = count;
+    Gate done;
+    struct Down {
+      std::atomic<long>* left;
+      Gate* done;
+      void operator()() && {
+        if (left->fetch_sub(1) == 1) done->Open();
+      }
+    };
+    for (int n = 0; n < count; ++n) EXPECT_TRUE(worker.Do(Down{&left, &done}).ok());
+    done.Wait();
+  }
+}
+
+TEST(Cost, DoOfAPoolAllocatesNothingInSteadyState) {
+  auto pool = *MakePool({.limits = {.min_workers = 2, .soft_limit = [] { return 2; }}});
+  Rounds(*pool, 100, 1000);
+  const long before = allocations.load();
+  Rounds(*pool, 100, 500);
+  EXPECT_EQ(allocations.load() - before, 0);
+}
+
+TEST(Cost, DoOfASerialWorkerAllocatesNothingInSteadyState) {
+  auto base = *ThreadWorker::Create();
+  SerialGroup group(*base);
+  SerialWorker worker(group);
+  Rounds(worker, 100, 1000);
+  const long before = allocations.load();
+  Rounds(worker, 100, 500);
   EXPECT_EQ(allocations.load() - before, 0);
 }
 

@@ -4,6 +4,7 @@
 
 #include "tests/workers/interleaving.h"
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <stdexcept>
@@ -16,7 +17,10 @@
 #include "workers/clock.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
+#include "workers/pool.h"
 #include "workers/quit_flag.h"
+#include "workers/serial_worker.h"
+#include "workers/team.h"
 #include "workers/testing/counting_thread_factory.h"
 #include "workers/testing/gate.h"
 #include "workers/thread_factory.h"
@@ -220,6 +224,106 @@ TEST(Interleaving, L4_DoAndQuitOfALockWorkerAreLinearizable) {
     EXPECT_EQ(outcome.lost, 0);
     EXPECT_EQ(outcome.revived, 0);
   }
+}
+
+// A SerialWorker with a base of its own, which dies after it.
+class SerialOnThread final : public IExclusiveWorker {
+ public:
+  absl::Status Do(Work&& work) override { return worker_.Do(std::move(work)); }
+  absl::Status Quit() override { return worker_.Quit(); }
+
+ private:
+  std::unique_ptr<ThreadWorker> base_ = *ThreadWorker::Create();
+  SerialGroup group_{*base_};
+  SerialWorker worker_{group_};
+};
+
+TEST(Interleaving, DoAndQuitOfASerialWorkerAreLinearizable) {
+  for (bool stop_do : {true, false}) {
+    const Outcome outcome =
+        DoAgainstQuit(stop_do, [] { return std::make_unique<SerialOnThread>(); });
+    EXPECT_GT(outcome.schedules, 1);
+    EXPECT_EQ(outcome.lost, 0);
+    EXPECT_EQ(outcome.revived, 0);
+  }
+}
+
+// The base quits, instead of the serial worker: its refusal comes at every point of a Do.
+TEST(Interleaving, ABaseThatQuitsUnderADoOfASerialWorkerLosesNothing) {
+  for (bool stop_do : {true, false}) {
+    for (int point = 0;; ++point) {
+      bool ran = false;
+      bool accepted = false;
+      bool reached;
+      {
+        auto base = *ThreadWorker::Create();
+        SerialGroup group(*base);
+        SerialWorker worker(group);
+        Interleaving schedule(point);
+        auto call_do = [&] { accepted = worker.Do([&ran] { ran = true; }).ok(); };
+        auto call_quit = [&] { EXPECT_TRUE(base->Quit().ok()); };
+        if (stop_do) {
+          schedule.Run(call_do, call_quit);
+        } else {
+          schedule.Run(call_quit, call_do);
+        }
+        reached = schedule.reached();
+        EXPECT_TRUE(base->Join().ok());  // its thread ends before the schedule does
+      }
+      EXPECT_EQ(ran, accepted);
+      if (!reached) break;
+    }
+  }
+}
+
+TEST(Interleaving, T1_DoAndQuitOfAPoolAreLinearizable) {
+  for (bool stop_do : {true, false}) {
+    const Outcome outcome = DoAgainstQuit(stop_do, [] {
+      return *MakePool({.limits = {.min_workers = 1, .soft_limit = [] { return 2; }}});
+    });
+    EXPECT_GT(outcome.schedules, 10);
+    EXPECT_EQ(outcome.lost, 0);
+    EXPECT_EQ(outcome.revived, 0);
+  }
+}
+
+// --- wake-ups ---------------------------------------------------------------------------------
+
+class SignalCounter final : public internal::SyncObserver {
+ public:
+  SignalCounter() { internal::sync_observer.store(this); }
+  ~SignalCounter() override { internal::sync_observer.store(nullptr); }
+  void At(SyncOp op, const void*) override {
+    if (op == SyncOp::kSignal) signals_.fetch_add(1);
+  }
+  int signals() const { return signals_.load(); }
+
+ private:
+  std::atomic<int> signals_ = 0;
+};
+
+// A signal is a futex wake at most.
+TEST(Interleaving, PostsToABusyPoolWakeNobody) {
+  std::atomic<int> ran = 0;
+  SignalCounter counter;
+  {
+    Gate held[4];
+    Gate release;
+    auto pool = *MakePool({.limits = {.soft_limit = [] { return 4; }}});
+    for (Gate& gate : held) {
+      EXPECT_TRUE(pool->Do([&] {
+                        gate.Open();
+                        release.Wait();
+                      })
+                      .ok());
+    }
+    for (Gate& gate : held) gate.Wait();
+    const int before = counter.signals();
+    for (int i = 0; i < 100'000; ++i) EXPECT_TRUE(pool->Do([&] { ++ran; }).ok());
+    EXPECT_LE(counter.signals() - before, 10);
+    release.Open();
+  }
+  EXPECT_EQ(ran, 100'000);
 }
 
 // --- two Quits ------------------------------------------------------------------------------

@@ -201,6 +201,23 @@ TEST(LockWorker, Hazard4_ForcedUnwindingLosesNothing) {
   EXPECT_THAT(log, testing::ElementsAre("queued", "next"));
 }
 
+// And also where a queued work does it: the works around it run.
+TEST(LockWorker, Hazard4_ForcedUnwindingOfAQueuedWorkLosesNothing) {
+  LockWorker worker;
+  std::vector<std::string> log;
+  std::thread([&] {
+    worker
+        .Do([&] {
+          EXPECT_TRUE(worker.Do([&] { log.push_back("before"); }).ok());
+          EXPECT_TRUE(worker.Do([] { pthread_exit(nullptr); }).ok());
+          EXPECT_TRUE(worker.Do([&] { log.push_back("behind"); }).ok());
+        })
+        .IgnoreError();
+  }).join();
+  EXPECT_TRUE(worker.Do([&] { log.push_back("next"); }).ok());
+  EXPECT_THAT(log, testing::ElementsAre("before", "behind", "next"));
+}
+
 TEST(LockWorker, DestructionWaitsForAWorkOfAnotherThread) {
   auto worker = std::make_unique<LockWorker>();
   Gate running;

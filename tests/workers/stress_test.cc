@@ -17,6 +17,9 @@
 #include "gtest/gtest.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
+#include "workers/pool.h"
+#include "workers/serial_worker.h"
+#include "workers/team.h"
 #include "workers/testing/counting_thread_factory.h"
 #include "workers/testing/failing_thread_factory.h"
 #include "workers/testing/gate.h"
@@ -51,15 +54,21 @@ struct Tally {
 
 // The worker of one round. Producers hold references; the last to let go destroys it, often a
 // work in its own destructor.
+template <typename Worker>
 struct Shared {
-  std::unique_ptr<IExclusiveWorker> worker;
+  ~Shared() {
+    worker = nullptr;
+    if (gone != nullptr) gone->Open();
+  }
+  std::unique_ptr<Worker> worker;
+  Gate* gone = nullptr;
 };
 
 // The capture of every work: counts its destruction, and sometimes calls back from there.
 class Probe {
  public:
   enum class Last { kNothing, kDo, kQuit };
-  Probe(Tally& tally, std::shared_ptr<Shared> shared, Last last)
+  Probe(Tally& tally, std::shared_ptr<Shared<IWorker>> shared, Last last)
       : tally_(&tally), shared_(std::move(shared)), last_(last) {}
   Probe(Probe&& other) noexcept
       : tally_(std::exchange(other.tally_, nullptr)),
@@ -73,7 +82,7 @@ class Probe {
 
  private:
   Tally* tally_;
-  std::shared_ptr<Shared> shared_;  // dropped last: may destroy the worker right here
+  std::shared_ptr<Shared<IWorker>> shared_;  // dropped last: may destroy the worker right here
   Last last_;
   bool refused_ = false;
 };
@@ -91,7 +100,8 @@ struct TestWork {
 };
 
 // Gives one work. A refused one is still the caller's.
-void GiveOne(Tally& tally, const std::shared_ptr<Shared>& shared, bool throws, Probe::Last last) {
+void GiveOne(Tally& tally, const std::shared_ptr<Shared<IWorker>>& shared, bool throws,
+             Probe::Last last) {
   auto probe = std::make_unique<Probe>(tally, shared, last);
   Probe* const raw = probe.get();
   tally.accepted.fetch_add(1);  // before it can run, so that the sums are right at any time
@@ -137,7 +147,8 @@ class Producers {
 };
 
 // One producer's part of a round: works at random, a quit at random.
-void Produce(Tally& tally, std::shared_ptr<Shared> shared, uint32_t seed, bool may_hold_last) {
+void Produce(Tally& tally, std::shared_ptr<Shared<IWorker>> shared, uint32_t seed,
+             bool may_hold_last) {
   std::minstd_rand random(seed);
   const int works = static_cast<int>(random() % 8);
   const int quit_after = static_cast<int>(random() % 16);
@@ -171,7 +182,7 @@ TEST(Stress, ThreadWorkersLoseNothing) {
     Tally tally;
     Gate ended;
     if (random() % 8 == 0) factory.FailNext(1);
-    auto shared = std::make_shared<Shared>();
+    auto shared = std::make_shared<Shared<IWorker>>();
     const auto create = [&] {
       return ThreadWorker::Create(
           {.factory = &factory,
@@ -185,7 +196,6 @@ TEST(Stress, ThreadWorkersLoseNothing) {
     }
     ASSERT_TRUE(worker.ok()) << worker.status();
     shared->worker = *std::move(worker);
-    std::weak_ptr<Shared> watch = shared;
     producers.Run([&, shared_by_all = std::move(shared)](int i) {
       Produce(tally, shared_by_all, round_seeds[round] + static_cast<uint32_t>(i), true);
     });
@@ -209,12 +219,107 @@ TEST(Stress, LockWorkersLoseNothing) {
   Producers producers(kProducers);
   for (int round = 0; round < kRounds; ++round) {
     Tally tally;
-    auto shared = std::make_shared<Shared>();
+    auto shared = std::make_shared<Shared<IWorker>>();
     shared->worker = std::make_unique<LockWorker>(
         LockWorkerOptions{.on_error = [&tally](const ErrorReport&) { tally.told.fetch_add(1); }});
     producers.Run([&](int i) {
       Produce(tally, shared, seed + static_cast<uint32_t>(round * kProducers + i), false);
     });
+    ExpectNothingLost(tally);
+    if (testing::Test::HasFatalFailure()) FAIL() << "round " << round;
+  }
+}
+
+// A pool that grows, shrinks, fails to start threads, is poked and quits, now or later, while
+// producers give it work; in the end it dies, often in one of its own works.
+TEST(Stress, PoolsLoseNothing) {
+  const uint32_t seed = Seed();
+  SCOPED_TRACE(testing::Message() << "IWORKER_SEED=" << seed);
+  CountingThreadFactory counting;
+  FailingThreadFactory factory(counting);
+  Producers producers(kProducers);
+  for (int round = 0; round < kRounds; ++round) {
+    std::minstd_rand random(seed + static_cast<uint32_t>(round) * 7919);
+    Tally tally;
+    if (random() % 4 == 0) factory.FailNext(1);
+    const int most = static_cast<int>(random() % 3) + 1;
+    auto pool = *MakePool({.limits = {.soft_limit = [most] { return most; }, .hard_limit = 4},
+                           .factory = &factory,
+                           .on_error = [&tally](const ErrorReport& report) {
+                             tally.dropped.fetch_add(static_cast<int>(report.dropped));
+                             if (report.exception != nullptr) tally.told.fetch_add(1);
+                           }});
+    Team* const team = pool.get();
+    auto shared = std::make_shared<Shared<IWorker>>();
+    shared->worker = std::move(pool);
+    Gate gone;
+    shared->gone = &gone;
+    producers.Run([&, all = std::move(shared)](int i) {
+      const uint32_t mine = seed + static_cast<uint32_t>(round * kProducers + i);
+      std::minstd_rand own(mine);
+      for (int n = static_cast<int>(own() % 4); n > 0; --n) {
+        switch (own() % 8) {
+          case 0:
+            team->Grow(1).IgnoreError();
+            break;
+          case 1:
+            team->Shrink(1).IgnoreError();
+            break;
+          case 2:
+            team->Shrink().IgnoreError();
+            break;
+          case 3:
+            team->Poke();
+            break;
+          case 4:
+            tally.dropped.fetch_add(static_cast<int>(team->QuitNow()));
+            break;
+          default:
+            Produce(tally, all, own(), false);
+        }
+        const TeamStatistics now = team->statistics();
+        ASSERT_EQ(now.idle + now.busy + now.starting + now.ending, now.live);
+        ASSERT_LE(now.live, 4);
+      }
+    });
+    // Where works hold the last references, the pool dies on one of its own threads.
+    gone.Wait();
+    while (counting.joined() < counting.started()) {
+      if (counting.Reap() == 0) std::this_thread::yield();
+    }
+    ExpectNothingLost(tally);
+    if (testing::Test::HasFatalFailure()) FAIL() << "round " << round;
+  }
+  EXPECT_EQ(counting.joined(), counting.started());
+}
+
+// Serial workers on a pool that quits under them, and that die in their own works.
+TEST(Stress, SerialWorkersLoseNothing) {
+  const uint32_t seed = Seed();
+  SCOPED_TRACE(testing::Message() << "IWORKER_SEED=" << seed);
+  Producers producers(kProducers);
+  for (int round = 0; round < kRounds; ++round) {
+    std::minstd_rand random(seed + static_cast<uint32_t>(round) * 7919);
+    Tally tally;
+    const ErrorHandler on_error = [&tally](const ErrorReport& report) {
+      tally.dropped.fetch_add(static_cast<int>(report.dropped));
+      if (report.exception != nullptr) tally.told.fetch_add(1);
+    };
+    auto base = *MakePool({.limits = {.soft_limit = [] { return 2; }}, .on_error = on_error});
+    {
+      SerialGroup group(*base, {.quantum_works = 2, .on_error = on_error});
+      auto shared = std::make_shared<Shared<IWorker>>();
+      shared->worker = std::make_unique<SerialWorker>(group);
+      Gate gone;
+      shared->gone = &gone;
+      const bool base_quits = random() % 4 == 0;
+      producers.Run([&, all = std::move(shared)](int i) {
+        if (i == 0 && base_quits) base->Quit().IgnoreError();
+        Produce(tally, all, seed + static_cast<uint32_t>(round * kProducers + i), false);
+      });
+      gone.Wait();
+    }
+    base = nullptr;
     ExpectNothingLost(tally);
     if (testing::Test::HasFatalFailure()) FAIL() << "round " << round;
   }
@@ -227,7 +332,7 @@ TEST(Stress, MemoryWorkersLoseNothing) {
   Producers producers(kProducers + 1);
   for (int round = 0; round < kRounds; ++round) {
     Tally tally;
-    auto shared = std::make_shared<Shared>();
+    auto shared = std::make_shared<Shared<IWorker>>();
     MemoryWorker memory = CreateMemoryWorker("memory", [&tally](const ErrorReport& report) {
       tally.dropped.fetch_add(static_cast<int>(report.dropped));
       if (report.exception != nullptr) tally.told.fetch_add(1);

@@ -5,10 +5,15 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "gtest/gtest.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
+#include "workers/pool.h"
+#include "workers/serial_worker.h"
+#include "workers/team.h"
+#include "workers/thread_pool.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
 
@@ -54,12 +59,137 @@ class MemoryWorkerFixture : public WorkerFixture {
   std::optional<MemoryPerformer> performer_;
 };
 
+// A Team of up to two MemoryWorkers, coordinated by a third.
+class MemoryTeamFixture : public WorkerFixture {
+ public:
+  WorkerTraits traits() const override { return {.stepped = true}; }
+  std::unique_ptr<IWorker> Make(ErrorHandler on_error) override {
+    TeamOptions options;
+    MemoryWorker coordinator = CreateMemoryWorker("coordinator");
+    performers_.push_back(std::move(coordinator.performer));
+    options.coordinator = std::move(coordinator.worker);
+    options.create_worker = [this]() -> std::unique_ptr<IWorker> {
+      if (performers_.size() == 3) return nullptr;
+      MemoryWorker worker = CreateMemoryWorker("worker");
+      performers_.push_back(std::move(worker.performer));
+      return std::move(worker.worker);
+    };
+    options.on_error = std::move(on_error);
+    return *Team::Create(std::move(options));
+  }
+  bool Step() override {
+    bool ran = false;
+    for (size_t i = 0; i < performers_.size(); ++i) {
+      if (performers_[i]() == Performed::kRan) ran = true;
+    }
+    return ran;
+  }
+
+ private:
+  std::vector<MemoryPerformer> performers_;
+};
+
+// A Team of up to three ThreadWorkers, coordinated by a fourth.
+class ThreadTeamFixture : public WorkerFixture {
+ public:
+  WorkerTraits traits() const override { return {.waits_in_destructor = true}; }
+  std::unique_ptr<IWorker> Make(ErrorHandler on_error) override {
+    TeamOptions options;
+    options.coordinator = *ThreadWorker::Create();
+    options.create_worker = [] { return ThreadWorker::Create(); };
+    options.limits.hard_limit = 3;
+    options.on_error = std::move(on_error);
+    return *Team::Create(std::move(options));
+  }
+};
+
+template <int threads>
+class PoolFixture : public WorkerFixture {
+ public:
+  WorkerTraits traits() const override {
+    return {.exclusive = threads == 1, .waits_in_destructor = true};
+  }
+  std::unique_ptr<IWorker> Make(ErrorHandler on_error) override {
+    return *MakePool(
+        {.limits = {.soft_limit = [] { return threads; }}, .on_error = std::move(on_error)});
+  }
+};
+
+class ThreadPoolFixture : public WorkerFixture {
+ public:
+  WorkerTraits traits() const override {
+    return {.waits_in_destructor = true, .opens_scope = false};
+  }
+  std::unique_ptr<IWorker> Make(ErrorHandler on_error) override {
+    auto pool = *ThreadPool::Create(
+        {.min_threads = 1, .max_threads = 3, .pool = {.on_error = std::move(on_error)}});
+    EXPECT_TRUE(pool->Start().ok());
+    return pool;
+  }
+};
+
+// A SerialWorker over the worker of another fixture.
+template <typename Base>
+class SerialFixture : public WorkerFixture {
+ public:
+  WorkerTraits traits() const override {
+    const WorkerTraits base = base_.traits();
+    return {.exclusive = true,
+            .runs_inline = base.runs_inline,
+            .waits_in_destructor = true,
+            .stepped = base.stepped};
+  }
+  std::unique_ptr<IWorker> Make(ErrorHandler on_error) override {
+    base_worker_ = base_.Make({});
+    group_.emplace(*base_worker_, SerialOptions{.on_error = std::move(on_error)});
+    return std::make_unique<SerialWorker>(*group_);
+  }
+  bool Step() override { return base_.Step(); }
+  ~SerialFixture() override {
+    base_worker_->Quit().IgnoreError();
+    while (base_.Step()) {
+    }
+  }
+
+ private:
+  Base base_;
+  std::unique_ptr<IWorker> base_worker_;
+  std::optional<SerialGroup> group_;
+};
+
 INSTANTIATE_TEST_SUITE_P(ThreadWorker, WorkerContract,
                          testing::Values(MakeFixture<ThreadWorkerFixture>()));
 INSTANTIATE_TEST_SUITE_P(LockWorker, WorkerContract,
                          testing::Values(MakeFixture<LockWorkerFixture>()));
 INSTANTIATE_TEST_SUITE_P(MemoryWorker, WorkerContract,
                          testing::Values(MakeFixture<MemoryWorkerFixture>()));
+INSTANTIATE_TEST_SUITE_P(MemoryTeam, WorkerContract,
+                         testing::Values(MakeFixture<MemoryTeamFixture>()));
+INSTANTIATE_TEST_SUITE_P(ThreadTeam, WorkerContract,
+                         testing::Values(MakeFixture<ThreadTeamFixture>()));
+INSTANTIATE_TEST_SUITE_P(PoolOf1, WorkerContract, testing::Values(MakeFixture<PoolFixture<1>>()));
+INSTANTIATE_TEST_SUITE_P(PoolOf4, WorkerContract, testing::Values(MakeFixture<PoolFixture<4>>()));
+INSTANTIATE_TEST_SUITE_P(ThreadPool, WorkerContract,
+                         testing::Values(MakeFixture<ThreadPoolFixture>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnThreadPool, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<ThreadPoolFixture>>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnThreadTeam, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<ThreadTeamFixture>>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnPoolOf1, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<PoolFixture<1>>>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnPool, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<PoolFixture<4>>>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnMemoryTeam, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<MemoryTeamFixture>>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnThread, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<ThreadWorkerFixture>>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnLock, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<LockWorkerFixture>>()));
+INSTANTIATE_TEST_SUITE_P(SerialOnMemory, WorkerContract,
+                         testing::Values(MakeFixture<SerialFixture<MemoryWorkerFixture>>()));
+INSTANTIATE_TEST_SUITE_P(
+    SerialOnSerial, WorkerContract,
+    testing::Values(MakeFixture<SerialFixture<SerialFixture<ThreadWorkerFixture>>>()));
 
 }  // namespace
 }  // namespace workers

@@ -36,28 +36,53 @@ void WriteLine(const ErrorReport& report) {
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
+struct Reported {};
+
+// In a catch (...): what was caught, as a status.
+absl::Status CurrentExceptionStatus() {
+  const std::string type = CurrentExceptionType();
+  try {
+    throw;
+  } catch (const std::exception& e) {
+    return absl::UnknownError(absl::StrCat(type, ": ", e.what()));
+  } catch (...) {
+    return absl::UnknownError(absl::StrCat(type, ": thrown by a work"));
+  }
+}
+
 }  // namespace
 
-void RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler) {
+bool RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler) {
   ErrorReport report;
   {
     // On every way out, forced unwinding included, the captures die before anything else.
     AtEndOfScope destroy_captures([&work] { work = nullptr; });
     try {
       std::move(work)();
-    } catch (const std::exception& e) {
-      report.status = absl::UnknownError(absl::StrCat(CurrentExceptionType(), ": ", e.what()));
-      report.exception = std::current_exception();
+      return true;
+    } catch (const Reported&) {
+      return false;
     } catch (...) {
       if (IsForcedUnwinding()) throw;
-      report.status =
-          absl::UnknownError(absl::StrCat(CurrentExceptionType(), ": thrown by a work"));
+      report.status = CurrentExceptionStatus();
       report.exception = std::current_exception();
     }
   }
-  if (report.status.ok()) return;
   report.worker = worker;
   Report(handler, report);
+  return false;
+}
+
+void ThrowReported() { throw Reported(); }
+
+absl::Status CatchToStatus(absl::FunctionRef<void()> f) {
+  try {
+    f();
+    return absl::OkStatus();
+  } catch (...) {
+    if (IsForcedUnwinding()) throw;
+    return CurrentExceptionStatus();
+  }
 }
 
 void Report(const ErrorHandler& handler, const ErrorReport& report) {

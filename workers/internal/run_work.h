@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "workers/worker.h"
@@ -14,8 +15,14 @@
 namespace workers::internal {
 
 // Runs `work`, destroys its captures, and then, if it threw, tells `handler`. Lets only
-// forced unwinding through. `work` is empty afterwards in every case.
-void RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler);
+// forced unwinding through. `work` is empty afterwards in every case. False: it threw.
+bool RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler);
+
+// Throws what RunWork takes for an error that was already reported: it says nothing more.
+[[noreturn]] void ThrowReported();
+
+// Calls `f` and makes a status of what it throws: Unknown "<type>: <what>".
+absl::Status CatchToStatus(absl::FunctionRef<void()> f);
 
 // Tells `handler`, or stderr if it is empty. Swallows what the handler throws.
 void Report(const ErrorHandler& handler, const ErrorReport& report);

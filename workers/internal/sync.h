@@ -100,19 +100,21 @@ class CondVar {
  public:
   void Wait(Mutex& mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     SyncPoint(SyncOp::kWait, &mutex);
-    std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
-    condition_.wait(lock);
-    lock.release();
+    {
+      Adopted lock(mutex.mutex_);
+      condition_.wait(lock);
+    }
     SyncPoint(SyncOp::kLocked, &mutex);
   }
   // Waits until `deadline` (as SteadyNow counts) at the latest.
   void WaitUntil(Mutex& mutex, absl::Duration deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (deadline == absl::InfiniteDuration()) return Wait(mutex);
     SyncPoint(SyncOp::kWait, &mutex);
-    std::unique_lock<std::mutex> lock(mutex.mutex_, std::adopt_lock);
-    condition_.wait_until(
-        lock, std::chrono::steady_clock::time_point(absl::ToChronoNanoseconds(deadline)));
-    lock.release();
+    {
+      Adopted lock(mutex.mutex_);
+      condition_.wait_until(
+          lock, std::chrono::steady_clock::time_point(absl::ToChronoNanoseconds(deadline)));
+    }
     SyncPoint(SyncOp::kLocked, &mutex);
   }
   void Signal() {
@@ -125,6 +127,13 @@ class CondVar {
   }
 
  private:
+  // The caller's lock, as std::condition_variable wants it; the caller's again in the end, also
+  // when the thread is cancelled in the wait.
+  struct Adopted : std::unique_lock<std::mutex> {
+    explicit Adopted(std::mutex& held) : std::unique_lock<std::mutex>(held, std::adopt_lock) {}
+    ~Adopted() { release(); }
+  };
+
   std::condition_variable condition_;
 };
 
@@ -149,6 +158,14 @@ class Atomic {
   T fetch_add(T change, std::memory_order order = std::memory_order_seq_cst) {
     SyncPoint(SyncOp::kAtomic, this);
     return value_.fetch_add(change, order);
+  }
+  T fetch_or(T bits) {
+    SyncPoint(SyncOp::kAtomic, this);
+    return value_.fetch_or(bits);
+  }
+  bool compare_exchange_weak(T& expected, T desired) {
+    SyncPoint(SyncOp::kAtomic, this);
+    return value_.compare_exchange_weak(expected, desired);
   }
   bool compare_exchange_strong(T& expected, T desired) {
     SyncPoint(SyncOp::kAtomic, this);

@@ -84,6 +84,8 @@ class WorkerContract : public testing::TestWithParam<workers::test::FixtureFacto
   void Do(workers::Work work);
   // Waits until `gate` is open; a worker that is stepped is stepped until then.
   void Await(const workers::test::Gate& gate);
+  // Quits the worker, lets it do what it has taken, and destroys it.
+  void EndWorker();
   // Steps a stepped worker until nothing is left.
   void StepToTheEnd();
   // What the worker's error handler was told so far.

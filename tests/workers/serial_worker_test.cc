@@ -1,0 +1,405 @@
+#include "workers/serial_worker.h"
+
+#include <malloc.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "workers/memory_worker.h"
+#include "workers/pool.h"
+#include "workers/team.h"
+#include "workers/testing/gate.h"
+#include "workers/testing/manual_clock.h"
+#include "workers/thread_worker.h"
+#include "workers/worker.h"
+#include "workers/worker_scope.h"
+
+namespace workers {
+namespace {
+
+using test::Gate;
+using test::ManualClock;
+
+// A base that a test holds in its hands.
+class SerialOnMemory : public testing::Test {
+ protected:
+  void MakeGroup(SerialOptions options = {}, Clock* clock = nullptr) {
+    group_.emplace(*base_.worker, std::move(options), clock);
+  }
+  void Give(SerialWorker& worker, std::string entry) {
+    ASSERT_TRUE(worker.Do([this, entry = std::move(entry)] { log_.push_back(entry); }).ok());
+  }
+  void StepToTheEnd() {
+    while (base_.performer() == Performed::kRan) {
+    }
+  }
+
+  std::vector<std::string> log_;
+  std::vector<std::string> errors_;
+  ErrorHandler record_ = [this](const ErrorReport& report) {
+    errors_.push_back(std::string(report.worker) + ": " + std::string(report.status.message()) +
+                      " " + std::to_string(report.dropped));
+  };
+  MemoryWorker base_ = CreateMemoryWorker("base");
+  std::optional<SerialGroup> group_;
+};
+
+TEST_F(SerialOnMemory, TakesOneTurnForAllThatIsWaiting) {
+  MakeGroup();
+  SerialWorker worker(*group_);
+  Give(worker, "a");
+  Give(worker, "b");
+  EXPECT_EQ(base_.performer.queued(), 1u);
+  EXPECT_THAT(log_, testing::IsEmpty());
+  EXPECT_EQ(base_.performer(), Performed::kRan);
+  EXPECT_THAT(log_, testing::ElementsAre("a", "b"));
+  EXPECT_EQ(base_.performer(), Performed::kIdle);  // it holds nothing while it has nothing to do
+}
+
+TEST_F(SerialOnMemory, GivesTheBaseBackAfterAQuantumOfWorks) {
+  MakeGroup({.quantum_works = 2});
+  SerialWorker hot(*group_);
+  SerialWorker cold(*group_);
+  for (int i = 1; i <= 5; ++i) Give(hot, "hot" + std::to_string(i));
+  Give(cold, "cold");
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("hot1", "hot2", "cold", "hot3", "hot4", "hot5"));
+}
+
+TEST_F(SerialOnMemory, GivesTheBaseBackAfterAQuantumOfTime) {
+  ManualClock clock;
+  MakeGroup({.quantum_works = 1000, .quantum_time = absl::Milliseconds(10)}, &clock);
+  SerialWorker hot(*group_);
+  SerialWorker cold(*group_);
+  for (int i = 1; i <= 4; ++i) {
+    ASSERT_TRUE(hot.Do([&, i] {
+                     log_.push_back("hot" + std::to_string(i));
+                     clock.Advance(absl::Milliseconds(6));
+                   })
+                    .ok());
+  }
+  Give(cold, "cold");
+  StepToTheEnd();
+  // After 6 ms there is some left, after 12 ms there is not: a work is never interrupted.
+  EXPECT_THAT(log_, testing::ElementsAre("hot1", "hot2", "cold", "hot3", "hot4"));
+}
+
+TEST_F(SerialOnMemory, AWorkerWithoutWorkGetsNoTurn) {
+  MakeGroup({.quantum_works = 2});
+  SerialWorker worker(*group_);
+  Give(worker, "a");
+  Give(worker, "b");
+  EXPECT_EQ(base_.performer(), Performed::kRan);
+  EXPECT_EQ(base_.performer.queued(), 0u);
+  Give(worker, "c");
+  EXPECT_EQ(base_.performer.queued(), 1u);
+  StepToTheEnd();
+}
+
+TEST_F(SerialOnMemory, WhatIsGivenInsideAWorkRunsInTheSameTurn) {
+  MakeGroup();
+  SerialWorker worker(*group_);
+  ASSERT_TRUE(worker
+                  .Do([&] {
+                    Give(worker, "inner");
+                    log_.push_back("outer");
+                  })
+                  .ok());
+  EXPECT_EQ(base_.performer(), Performed::kRan);
+  EXPECT_THAT(log_, testing::ElementsAre("outer", "inner"));
+}
+
+TEST_F(SerialOnMemory, ReportsByItsName) {
+  MakeGroup({.name = "connection", .on_error = record_});
+  SerialWorker worker(*group_);
+  ASSERT_TRUE(worker.Do([] { throw std::runtime_error("boom"); }).ok());
+  Give(worker, "next");
+  StepToTheEnd();
+  EXPECT_THAT(errors_, testing::ElementsAre("connection: std::runtime_error: boom 0"));
+  EXPECT_THAT(log_, testing::ElementsAre("next"));
+  EXPECT_TRUE(worker.Quit().ok());
+  EXPECT_EQ(worker.Do([] {}).message(), "connection has already quit");
+}
+
+// --- the base refuses or destroys -----------------------------------------------------------
+
+TEST_F(SerialOnMemory, ABaseThatRefusesGivesTheWorkBack) {
+  MakeGroup();
+  SerialWorker worker(*group_);
+  ASSERT_TRUE(base_.worker->Quit().ok());
+  bool ran = false;
+  Work work = [&] { ran = true; };
+  EXPECT_TRUE(IsAlreadyQuit(worker.Do(std::move(work))));
+  ASSERT_TRUE(work != nullptr);
+  std::move(work)();
+  EXPECT_TRUE(ran);
+}
+
+TEST_F(SerialOnMemory, ABaseThatQuitsUnderALoadedWorkerLosesNothing) {
+  MakeGroup({.quantum_works = 2});
+  SerialWorker worker(*group_);
+  for (int i = 1; i <= 5; ++i) Give(worker, std::to_string(i));
+  ASSERT_TRUE(base_.worker->Quit().ok());
+  EXPECT_EQ(base_.performer(), Performed::kRan);  // wants a second turn, and may not have it
+  EXPECT_THAT(log_, testing::ElementsAre("1", "2", "3", "4", "5"));
+  EXPECT_EQ(base_.performer(), Performed::kFinished);
+}
+
+// A base that calls something back before it refuses.
+class RefusingBase final : public IWorker {
+ public:
+  std::function<void()> before_refusal;
+  absl::Status Do(Work&&) override {
+    if (before_refusal) std::exchange(before_refusal, nullptr)();
+    return absl::ResourceExhaustedError("full");
+  }
+  absl::Status Quit() override { return AlreadyQuitError("base"); }
+};
+
+TEST(SerialWorker, WhatWasTakenBehindARefusedTurnRunsOnTheCaller) {
+  RefusingBase base;
+  SerialGroup group(base);
+  SerialWorker worker(group);
+  std::vector<std::string> log;
+  base.before_refusal = [&] {  // between our Do and the base's answer
+    EXPECT_TRUE(worker.Do([&] { log.push_back("behind1"); }).ok());
+    EXPECT_TRUE(worker
+                    .Do([&] {
+                      log.push_back("behind2");
+                      EXPECT_TRUE(WorkerScope::RunsIn(worker));
+                    })
+                    .ok());
+  };
+  Work work = [&] { log.push_back("refused"); };
+  EXPECT_EQ(worker.Do(std::move(work)), absl::ResourceExhaustedError("full"));
+  EXPECT_TRUE(work != nullptr);
+  EXPECT_THAT(log, testing::ElementsAre("behind1", "behind2"));
+}
+
+TEST_F(SerialOnMemory, ABaseThatDestroysTheTurnDropsItsWorksAndReports) {
+  MakeGroup({.name = "connection", .on_error = record_});
+  SerialWorker worker(*group_);
+  auto alive = std::make_shared<int>();
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(worker.Do([alive] { FAIL(); }).ok());
+  EXPECT_EQ(base_.performer.Drop(), 1u);
+  EXPECT_EQ(alive.use_count(), 1);
+  EXPECT_THAT(errors_, testing::ElementsAre("connection: accepted work was dropped unrun: the "
+                                            "worker below destroyed the turn 3"));
+  // The base is open: the worker goes on.
+  Give(worker, "after");
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("after"));
+}
+
+TEST_F(SerialOnMemory, DroppingTravelsThroughSerialWorkers) {
+  MakeGroup({.name = "lower", .on_error = record_});
+  SerialWorker lower(*group_);
+  SerialGroup upper_group(lower, {.name = "upper", .on_error = record_});
+  SerialWorker upper(upper_group);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(upper.Do([] { FAIL(); }).ok());
+  EXPECT_EQ(base_.performer.Drop(), 1u);
+  EXPECT_THAT(errors_,
+              testing::ElementsAre(
+                  "upper: accepted work was dropped unrun: the worker below destroyed the turn 4",
+                  "lower: accepted work was dropped unrun: the worker below destroyed the turn 1"));
+}
+
+TEST_F(SerialOnMemory, ADroppedCaptureMayHoldTheLastReferenceToTheWorker) {
+  MakeGroup({.name = "connection", .on_error = record_});
+  auto worker = std::make_unique<SerialWorker>(*group_);
+  SerialWorker* const raw = worker.get();
+  ASSERT_TRUE(raw->Do([own = std::move(worker)] { FAIL(); }).ok());
+  ASSERT_TRUE(raw->Do([] { FAIL(); }).ok());
+  EXPECT_EQ(base_.performer.Drop(), 1u);
+  EXPECT_EQ(errors_.size(), 1u);
+}
+
+// --- the end --------------------------------------------------------------------------------
+
+TEST(SerialWorker, DestroyedInItsOwnWorkItRunsWhatWasTaken) {
+  auto base = *ThreadWorker::Create();
+  std::vector<int> log;
+  {
+    SerialGroup group(*base);
+    auto worker = std::make_unique<SerialWorker>(group);
+    SerialWorker* const raw = worker.get();
+    Gate begin;
+    Gate gone;
+    ASSERT_TRUE(raw->Do([&] { begin.Wait(); }).ok());
+    ASSERT_TRUE(raw->Do([&, own = std::move(worker)]() mutable {
+                     EXPECT_TRUE(own->Do([&] { log.push_back(3); }).ok());
+                     log.push_back(1);
+                     own = nullptr;
+                     gone.Open();
+                   })
+                    .ok());
+    ASSERT_TRUE(raw->Do([&] { log.push_back(2); }).ok());
+    begin.Open();
+    gone.Wait();
+  }  // the group waits for the turn that has lost its worker
+  EXPECT_THAT(log, testing::ElementsAre(1, 2, 3));
+}
+
+TEST(SerialWorker, DestructionWaitsForWhatWasTaken) {
+  auto base = *ThreadWorker::Create();
+  SerialGroup group(*base, {.quantum_works = 2});
+  int ran = 0;
+  {
+    SerialWorker worker(group);
+    for (int i = 0; i < 100; ++i) ASSERT_TRUE(worker.Do([&] { ++ran; }).ok());
+  }
+  EXPECT_EQ(ran, 100);
+}
+
+TEST(SerialWorker, Hazard4_ForcedUnwindingLosesNothing) {
+  auto base = *ThreadWorker::Create();
+  SerialGroup group(*base);
+  std::vector<std::string> log;
+  {
+    SerialWorker worker(group);
+    Gate begin;
+    ASSERT_TRUE(worker.Do([&] { begin.Wait(); }).ok());
+    ASSERT_TRUE(worker.Do([] { pthread_exit(nullptr); }).ok());
+    ASSERT_TRUE(worker.Do([&] { log.push_back("taken"); }).ok());
+    begin.Open();
+  }
+  EXPECT_THAT(log, testing::ElementsAre("taken"));
+}
+
+TEST(SerialGroupDeathTest, DiesBeforeItsWorkers) {
+  MemoryWorker base = CreateMemoryWorker();
+  auto group = std::make_unique<SerialGroup>(*base.worker);
+  SerialWorker worker(*group);
+  EXPECT_DEATH(group = nullptr, "destroyed before its workers");
+}
+
+// The pool quits, now or in the end, under a thousand that are loaded: nothing lost, nothing hangs.
+TEST(SerialWorker, APoolMayQuitUnderAThousandLoadedOnes) {
+  for (bool now : {false, true}) {
+    std::atomic<int> ran = 0;
+    std::atomic<int64_t> dropped = 0;
+    const ErrorHandler on_error = [&](const ErrorReport& report) { dropped += report.dropped; };
+    auto pool = *MakePool({.limits = {.soft_limit = [] { return 2; }}, .on_error = on_error});
+    Gate begin;
+    int taken = 0;
+    {
+      SerialGroup group(*pool, {.quantum_works = 2, .on_error = on_error});
+      std::vector<std::unique_ptr<SerialWorker>> workers;
+      ASSERT_TRUE(pool->Do([&] { begin.Wait(); }).ok());
+      ASSERT_TRUE(pool->Do([&] { begin.Wait(); }).ok());
+      for (int i = 0; i < 1000; ++i) {
+        workers.push_back(std::make_unique<SerialWorker>(group));
+        for (int n = 0; n < 5; ++n) {
+          ASSERT_TRUE(workers[i]->Do([&] { ++ran; }).ok());
+          ++taken;
+        }
+      }
+      if (now) {
+        EXPECT_EQ(pool->QuitNow(), 1000);  // a turn of each, and with it its works
+      } else {
+        ASSERT_TRUE(pool->Quit().ok());
+      }
+      begin.Open();
+    }
+    pool = nullptr;
+    EXPECT_EQ(ran + dropped, taken);
+    EXPECT_EQ(dropped, now ? taken : 0);
+  }
+}
+
+// --- fairness -------------------------------------------------------------------------------
+
+// One hot worker with 10,000 works on a base of one thread: a cold one runs within a quantum.
+TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfAHotOne) {
+  auto base = *ThreadWorker::Create();
+  SerialGroup group(*base, {.quantum_works = 64, .quantum_time = absl::InfiniteDuration()});
+  SerialWorker hot(group);
+  SerialWorker cold(group);
+  int hot_ran = 0;
+  int before_cold = -1;
+  Gate given;
+  ASSERT_TRUE(hot.Do([&] { given.Wait(); }).ok());
+  for (int i = 0; i < 10'000; ++i) ASSERT_TRUE(hot.Do([&] { ++hot_ran; }).ok());
+  Gate done;
+  ASSERT_TRUE(cold.Do([&] {
+                    before_cold = hot_ran;
+                    done.Open();
+                  })
+                  .ok());
+  given.Open();
+  done.Wait();
+  EXPECT_LE(before_cold, 64);
+}
+
+// --- cost -----------------------------------------------------------------------------------
+
+TEST(SerialWorker, IsAtMost56Bytes) { EXPECT_LE(sizeof(SerialWorker), 56u); }
+
+TEST(SerialWorker, AMillionOfThemCostAtMost70BytesEach) {
+  constexpr int kMillion = 1'000'000;
+  MemoryWorker base = CreateMemoryWorker();
+  SerialGroup group(*base.worker);
+  std::vector<std::unique_ptr<SerialWorker>> workers(kMillion);  // not counted
+  const size_t before = mallinfo2().uordblks;
+  for (auto& worker : workers) worker = std::make_unique<SerialWorker>(group);
+  const size_t after = mallinfo2().uordblks;
+  EXPECT_LE((after - before) / kMillion, 70u);
+}
+
+// 10,000 of them over two threads, round robin from two producers, each in its order.
+TEST(SerialWorker, TenThousandOverTwoThreadsKeepTheirOrder) {
+  constexpr int kWorkers = 10'000;
+  constexpr int kWorks = 20;
+  // A base of two threads: hands its works out in turn.
+  class TwoThreads final : public IWorker {
+   public:
+    absl::Status Do(Work&& work) override {
+      return threads_[next_.fetch_add(1) % 2]->Do(std::move(work));
+    }
+    absl::Status Quit() override { return absl::OkStatus(); }
+
+   private:
+    std::atomic<unsigned> next_ = 0;
+    std::unique_ptr<ThreadWorker> threads_[2] = {*ThreadWorker::Create(), *ThreadWorker::Create()};
+  };
+  TwoThreads base;
+  SerialGroup group(base);
+  std::vector<int> last(kWorkers, -1);  // each is its worker's
+  std::atomic<int> disorder = 0;
+  {
+    std::vector<std::unique_ptr<SerialWorker>> workers;
+    for (int i = 0; i < kWorkers; ++i) workers.push_back(std::make_unique<SerialWorker>(group));
+    std::vector<std::thread> producers;
+    for (int half = 0; half < 2; ++half) {
+      producers.emplace_back([&, half] {
+        for (int n = 0; n < kWorks; ++n) {
+          for (int i = half; i < kWorkers; i += 2) {
+            EXPECT_TRUE(workers[i]
+                            ->Do([&, i, n] {
+                              if (last[i] != n - 1) ++disorder;
+                              last[i] = n;
+                            })
+                            .ok());
+          }
+        }
+      });
+    }
+    for (std::thread& producer : producers) producer.join();
+  }
+  EXPECT_EQ(disorder, 0);
+  EXPECT_EQ(std::count(last.begin(), last.end(), kWorks - 1), kWorkers);
+}
+
+}  // namespace
+}  // namespace workers

@@ -1,0 +1,1141 @@
+#include "workers/team.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
+#include "workers/internal/run_work.h"
+#include "workers/internal/sync.h"
+#include "workers/worker_scope.h"
+
+namespace workers {
+namespace {
+
+constexpr absl::Duration kMostRetryDelay = absl::Seconds(1);
+constexpr int kMostStarting = 16;        // at once, by Grow
+constexpr int64_t kMostSpare = 1 << 16;  // jobs; the rest goes back to the heap
+
+// One accepted work, from Do to its end. Spare ones are kept at the desk.
+struct Job {
+  Job* next = nullptr;
+  int64_t number = 0;  // in the order of Do
+  Work work;
+  Work then;
+  absl::Duration since =
+      absl::InfiniteDuration();  // when it was given; infinite where it does not have to wait
+};
+
+}  // namespace
+
+// Two rooms. The desk, under a mutex that is never held across foreign code, is where everybody
+// comes: the backlog, events for the coordinator, effects for whoever carries them out. The
+// coordinator's room is what the coordinator alone looks at: who is idle, how many there are.
+//
+// Each visit: leave an event (or a job) at the desk, count in as a submitter, nudge the
+// coordinator, count out, carry out the effects that lie at the desk. The coordinator takes the
+// events, decides, and lays effects on the desk; it carries them out itself only if no submitter
+// is there to do it. So with a LockWorker nothing foreign runs under its lock, with a ThreadWorker
+// effects run at the end of its step, and with a MemoryWorker nothing happens before its step.
+struct Team::Core : public std::enable_shared_from_this<Team::Core> {
+  // One worker. Shared by the room, the worker's works and effects.
+  struct Record {
+    explicit Record(std::shared_ptr<Core> core, std::unique_ptr<IWorker> worker)
+        : core(std::move(core)), worker(std::move(worker)) {}
+
+    const std::shared_ptr<Core> core;
+    std::unique_ptr<IWorker> worker;  // whoever carries out its end takes it
+
+    // Under the desk. What a giver gives may be over, and be the worker's last, before the giver's
+    // Do returns: of the two the later destroys the worker.
+    int givers = 0;
+    bool at_end = false;  // it has done its last work
+
+    // The job that it was given and has not begun: handed from whoever gives it to its thread.
+    Job* job = nullptr;
+
+    // The coordinator's.
+    absl::Duration idle_since;
+    bool worked = false;  // at least once
+  };
+  using RecordPtr = std::shared_ptr<Record>;
+
+  struct Event {
+    enum Kind {
+      kLook,      // a job, a poke, a quit: only look
+      kTimer,     // what was armed has come
+      kFinished,  // `record`'s work has ended
+      kCreated,   // `worker` was made
+      kNotNow,    // create_worker made nothing
+      kFailed,    // create_worker failed
+      kRefused,   // `record` took no work: it has quit on its own
+      kEnded,     // `record` has done its last work
+      kGrow,      // by `n`
+      kShrink,    // by `n`
+      kFit,       // to at least `n` and at most `most`
+      kBlocked,   // by `n`
+      kNotArmed,  // the clock refused
+    } kind;
+    int n = 0;
+    RecordPtr record = {};
+    std::unique_ptr<IWorker> worker = {};
+    int most = 0;
+  };
+
+  struct Effect {
+    enum Kind { kRun, kCreate, kRetire, kArm, kDrop, kTerminate } kind;
+    RecordPtr record = {};
+    Job* jobs = nullptr;  // kRun: one; kDrop: all of a list
+    absl::Duration when = {};
+  };
+  using Effects = absl::InlinedVector<Effect, 4>;
+
+  // What the coordinator and the workers are given: 16 bytes each, so that nothing is allocated.
+  // Destroyed unrun, each does what has to follow.
+  class NudgeWork;
+  class JobWork;
+  class LastWork;
+
+  // On the stack of a thread: the Team's work that it is in.
+  struct InJob {
+    Core* core;
+    Record* record;
+    InJob* outer;
+    Job* next = nullptr;   // given to this very worker when it could take it at once
+    bool working = false;  // and not in a `then`, where it counts as idle
+    int blocking = 0;      // BlockingScopes
+  };
+  using InnermostJob = internal::ThreadLocalPointer<InJob>;
+
+  // On the stack of a thread: that it carries out effects, or destroys works. Further effects
+  // wait for it, and it must not wait for them.
+  struct CarryingOut {
+    explicit CarryingOut(Core& core) : core(&core), outer(Innermost::Get()) {
+      Innermost::Set(this);
+    }
+    ~CarryingOut() { Innermost::Set(outer); }
+    CarryingOut(const CarryingOut&) = delete;
+    CarryingOut& operator=(const CarryingOut&) = delete;
+    static bool Is(const Core& core) {
+      for (const CarryingOut* at = Innermost::Get(); at != nullptr; at = at->outer) {
+        if (at->core == &core) return true;
+      }
+      return false;
+    }
+    using Innermost = internal::ThreadLocalPointer<CarryingOut>;
+    Core* const core;
+    CarryingOut* const outer;
+  };
+
+  // Whose nudge this thread is destroying, because the coordinator refused it.
+  using RefusedNudge = internal::ThreadLocalPointer<Core>;
+
+  explicit Core(TeamOptions options)
+      : name(std::move(options.name)),
+        limits(std::move(options.limits)),
+        on_error(std::move(options.on_error)),
+        clock(options.clock),
+        coordinator(std::move(options.coordinator)),
+        create_worker(std::move(options.create_worker)) {}
+  ~Core();
+
+  // --- visits: any thread -----------------------------------------------------------------
+
+  absl::Status Accept(Work&& work, Work&& then);
+  bool TakeBack(Job* job, Work& work, Work& then);
+  void Submit(Event event);
+  absl::Status Quit();
+  absl::Status Resize(Event event);
+  int64_t QuitNow();
+  absl::Status Join(absl::Duration timeout);
+  TeamStatistics Statistics() const;
+
+  bool Nudge();
+  void Leave();
+  void WithoutCoordinator();
+  void CoordinatorIsGone();
+  bool IsClosing() const {
+    internal::MutexLock lock(desk);
+    return closing;
+  }
+  bool IsOver() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk) {
+    return terminated && submitters == 0 && carrying == 0;
+  }
+
+  // --- decisions: works of the coordinator ------------------------------------------------
+
+  void Coordinate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void TryAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void Handle(Event& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void Grow(int n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void Shrink(int n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void CreationFailed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  int AskSoftLimit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void Decide(int soft_limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void DecideGrowth(int64_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void DecideRelease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void DecideEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  bool MayCreate(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void Create() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void Retire(RecordPtr record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void WakeAt(absl::Duration when) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void RetryLater() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  int Live() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator) {
+    return static_cast<int>(idle.size()) + busy + starting + ending;
+  }
+  // Those that are neither leaving nor marked to leave.
+  int Staying() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator) {
+    return Live() - ending - marked_busy - marked_starting;
+  }
+
+  // --- effects: under no lock -------------------------------------------------------------
+
+  void CarryOutAll();
+  void CarryOut(Effect& effect);
+  void GiveJob(RecordPtr record, Job* job);
+  void CreateOne();
+  void RetireOne(const RecordPtr& record);
+  absl::Status Give(const RecordPtr& record, Work& work);
+  void EndOne(const RecordPtr& record);
+  void BuryOne(const RecordPtr& record);
+  void Terminate();
+
+  // --- on the workers ---------------------------------------------------------------------
+
+  void RunJobs(const RecordPtr& record);
+  void RunJob(const RecordPtr& record, Job* job);
+  void DropJob(const RecordPtr& record);
+  void Finished(const RecordPtr& record, Job* job, int64_t TeamStatistics::* counter);
+  bool IsOwnThread() const;
+
+  absl::Duration Now() const { return clock != nullptr ? clock->Now() : internal::SteadyNow(); }
+  int64_t Destroy(Job* jobs);
+  bool IsForked() const { return fork_count != internal::ForkCount::Get(); }
+  absl::Status ForkedError() const {
+    return absl::FailedPreconditionError(
+        absl::StrCat(name, ": its workers belong to the parent of this forked process"));
+  }
+
+  Job* NewJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
+  void KeepJob(Job* job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
+  Job* TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
+  Job* TakeBacklog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
+
+  // Immutable.
+  const std::string name;
+  const TeamLimits limits;
+  const ErrorHandler on_error;
+  Clock* const clock;
+  const int fork_count = internal::ForkCount::Get();
+
+  // Nobody nudges the one or carries out the other any more when ~Team takes them away.
+  std::unique_ptr<IExclusiveWorker> coordinator;
+  std::function<absl::StatusOr<std::unique_ptr<IWorker>>()> create_worker;
+
+  // Any thread.
+  internal::Atomic<const Team*> team = nullptr;  // null once it is destroyed
+
+  // The desk: any thread. A leaf: nothing else is acquired, and nothing foreign called, under it.
+  mutable internal::Mutex desk;
+  internal::CondVar ended;  // IsOver
+  int64_t next_number ABSL_GUARDED_BY(desk) = 0;
+  Job* backlog ABSL_GUARDED_BY(desk) = nullptr;
+  Job* backlog_tail ABSL_GUARDED_BY(desk) = nullptr;
+  Job* spare ABSL_GUARDED_BY(desk) = nullptr;
+  int64_t spare_count ABSL_GUARDED_BY(desk) = 0;
+  std::vector<Event> inbox ABSL_GUARDED_BY(desk);
+  Effects outbox ABSL_GUARDED_BY(desk);
+  int submitters ABSL_GUARDED_BY(desk) = 0;
+  int carrying ABSL_GUARDED_BY(desk) = 0;  // threads that carry out effects
+  bool quit ABSL_GUARDED_BY(desk) = false;
+  bool closing ABSL_GUARDED_BY(desk) = false;     // all is decided: the coordinator quits
+  bool terminated ABSL_GUARDED_BY(desk) = false;  // it has
+  TeamStatistics published ABSL_GUARDED_BY(desk);
+  std::vector<std::unique_ptr<IWorker>> ended_workers ABSL_GUARDED_BY(desk);  // to be joined
+
+  // The room: the coordinator's.
+  std::vector<Event> events ABSL_GUARDED_BY(*coordinator);
+  Effects decided ABSL_GUARDED_BY(*coordinator);
+  std::vector<RecordPtr> idle ABSL_GUARDED_BY(*coordinator);  // the longest idle first
+  int busy ABSL_GUARDED_BY(*coordinator) = 0;
+  int starting ABSL_GUARDED_BY(*coordinator) = 0;
+  int marked_busy ABSL_GUARDED_BY(*coordinator) = 0;      // leave when their work has ended
+  int marked_starting ABSL_GUARDED_BY(*coordinator) = 0;  // leave when they are made
+  int ending ABSL_GUARDED_BY(*coordinator) = 0;
+  int blocked ABSL_GUARDED_BY(*coordinator) = 0;
+  int64_t created ABSL_GUARDED_BY(*coordinator) = 0;
+  int64_t failures ABSL_GUARDED_BY(*coordinator) = 0;
+  int64_t seen_accepted ABSL_GUARDED_BY(*coordinator) = 0;
+  int last_soft_limit ABSL_GUARDED_BY(*coordinator) = 0;     // where asking throws
+  int refused_in_a_row ABSL_GUARDED_BY(*coordinator) = 0;    // by workers that never worked
+  int to_grow ABSL_GUARDED_BY(*coordinator) = 0;             // still to be made for Grow
+  bool hold_creation ABSL_GUARDED_BY(*coordinator) = false;  // one has just failed
+  bool hold_arming ABSL_GUARDED_BY(*coordinator) = false;    // likewise
+  absl::Duration retry_delay ABSL_GUARDED_BY(*coordinator) = absl::ZeroDuration();
+  absl::Duration next_growth ABSL_GUARDED_BY(*coordinator) = absl::InfiniteDuration();
+  absl::Duration armed_for ABSL_GUARDED_BY(*coordinator) = absl::InfiniteDuration();
+  bool quitting ABSL_GUARDED_BY(*coordinator) = false;  // `quit`, as of the last look
+  bool terminating ABSL_GUARDED_BY(*coordinator) = false;
+
+  // Stands in for a coordinator that is gone (somebody destroyed what steps it).
+  internal::Mutex without_coordinator;
+};
+
+// --- what is given away ---------------------------------------------------------------------
+
+class Team::Core::NudgeWork {
+ public:
+  explicit NudgeWork(std::shared_ptr<Core> core) : core_(std::move(core)) {}
+  NudgeWork(NudgeWork&&) noexcept = default;
+  ~NudgeWork() {
+    if (core_ != nullptr && RefusedNudge::Get() != core_.get()) core_->CoordinatorIsGone();
+  }
+  void operator()() && {
+    const std::shared_ptr<Core> core = std::move(core_);
+    if (core->IsClosing()) return;  // the coordinator may be about to be destroyed
+    AssertDoneBy(*core->coordinator);
+    core->Coordinate();
+  }
+
+ private:
+  std::shared_ptr<Core> core_;
+};
+
+class Team::Core::JobWork {
+ public:
+  explicit JobWork(RecordPtr record) : record_(std::move(record)) {}
+  JobWork(JobWork&&) noexcept = default;
+  ~JobWork() {
+    if (record_ != nullptr && record_->job != nullptr) record_->core->DropJob(record_);
+  }
+  void operator()() && {
+    const RecordPtr record = std::move(record_);
+    record->core->RunJobs(record);
+  }
+
+ private:
+  RecordPtr record_;
+};
+
+class Team::Core::LastWork {
+ public:
+  explicit LastWork(RecordPtr record) : record_(std::move(record)) {}
+  LastWork(LastWork&&) noexcept = default;
+  ~LastWork() {
+    if (record_ != nullptr) record_->core->EndOne(record_);
+  }
+  void operator()() && {
+    const RecordPtr record = std::move(record_);
+    record->core->EndOne(record);
+  }
+
+ private:
+  RecordPtr record_;
+};
+
+// --- visits ---------------------------------------------------------------------------------
+
+Team::Core::~Core() {
+  while (spare != nullptr) delete std::exchange(spare, spare->next);
+}
+
+absl::Status Team::Core::Accept(Work&& work, Work&& then) {
+  Job* job;
+  {
+    internal::MutexLock lock(desk);
+    if (quit) {
+      ++published.refused;
+      return AlreadyQuitError(name);
+    }
+    if (published.backlogged >= limits.max_backlog) {
+      ++published.refused;
+      return absl::ResourceExhaustedError(
+          absl::StrCat(name, ": the backlog is full, ", limits.max_backlog, " works"));
+    }
+    job = NewJob();
+    job->number = next_number++;
+    job->work = std::move(work);
+    job->then = std::move(then);
+    if (published.idle <= published.backlogged) job->since = Now();
+    (backlog == nullptr ? backlog : backlog_tail->next) = job;
+    backlog_tail = job;
+    ++published.backlogged;
+    ++published.accepted;
+    ++submitters;
+  }
+  bool given_back = false;
+  if (!Nudge()) {
+    given_back = TakeBack(job, work, then);
+    WithoutCoordinator();
+  }
+  Leave();
+  return given_back ? AlreadyQuitError(name) : absl::OkStatus();
+}
+
+// The coordinator is gone: takes a job that nobody has looked at back.
+bool Team::Core::TakeBack(Job* job, Work& work, Work& then) {
+  internal::MutexLock lock(desk);
+  Job** at = &backlog;
+  Job* before = nullptr;
+  while (*at != nullptr && *at != job) {
+    before = *at;
+    at = &before->next;
+  }
+  if (*at == nullptr) return false;
+  *at = job->next;
+  if (backlog_tail == job) backlog_tail = before;
+  work = std::move(job->work);
+  then = std::move(job->then);
+  KeepJob(job);
+  --published.backlogged;
+  --published.accepted;
+  ++published.refused;
+  return true;
+}
+
+void Team::Core::Submit(Event event) {
+  {
+    internal::MutexLock lock(desk);
+    if (closing) return;  // all is decided
+    inbox.push_back(std::move(event));
+    ++submitters;
+  }
+  if (!Nudge()) WithoutCoordinator();
+  Leave();
+}
+
+// Has the coordinator look. False: it never will again.
+bool Team::Core::Nudge() {
+  Work nudge = NudgeWork(shared_from_this());
+  const absl::Status status = coordinator->Do(std::move(nudge));
+  if (status.ok()) return true;
+  Core* const outer = RefusedNudge::Get();
+  RefusedNudge::Set(this);
+  nudge = nullptr;
+  RefusedNudge::Set(outer);
+  return !IsAlreadyQuit(status);  // a full one has nudges enough
+}
+
+// The coordinator has quit. Either all was decided, and it was we who had it quit; or what steps
+// it was destroyed: then nothing more can be taken, and nobody else decides.
+void Team::Core::WithoutCoordinator() {
+  Job* jobs;
+  {
+    internal::MutexLock lock(desk);
+    if (closing) return;
+    quit = true;
+    jobs = TakeBacklog();
+  }
+  {
+    CarryingOut here(*this);
+    internal::ReportDropped(on_error, name, Destroy(jobs), "the team's coordinator is gone");
+  }
+  [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    internal::MutexLock lock(without_coordinator);
+    Coordinate();
+  }();
+}
+
+void Team::Core::Leave() {
+  bool any;
+  bool over;
+  {
+    internal::MutexLock lock(desk);
+    --submitters;
+    any = !outbox.empty();
+    over = IsOver();
+  }
+  if (any) CarryOutAll();
+  if (over) ended.SignalAll();
+}
+
+// A nudge was destroyed unrun.
+void Team::Core::CoordinatorIsGone() {
+  {
+    internal::MutexLock lock(desk);
+    ++submitters;
+  }
+  WithoutCoordinator();
+  Leave();
+}
+
+absl::Status Team::Core::Quit() {
+  {
+    internal::MutexLock lock(desk);
+    if (quit) return AlreadyQuitError(name);
+    quit = true;
+  }
+  Submit({Event::kLook});
+  return absl::OkStatus();
+}
+
+absl::Status Team::Core::Resize(Event event) {
+  if (IsForked()) return ForkedError();
+  if (event.n < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": ", event.n, " workers are not possible"));
+  }
+  {
+    internal::MutexLock lock(desk);
+    if (quit) return AlreadyQuitError(name);
+  }
+  Submit(std::move(event));
+  return absl::OkStatus();
+}
+
+int64_t Team::Core::QuitNow() {
+  Job* jobs;
+  {
+    internal::MutexLock lock(desk);
+    quit = true;
+    jobs = TakeBacklog();
+  }
+  int64_t dropped;
+  {
+    CarryingOut here(*this);
+    dropped = Destroy(jobs);
+  }
+  Submit({Event::kLook});
+  return dropped;
+}
+
+absl::Status Team::Core::Join(absl::Duration timeout) {
+  if (IsOwnThread()) {
+    return absl::FailedPreconditionError(absl::StrCat(name, ": Join in one of its own works"));
+  }
+  const absl::Duration deadline = internal::SteadyNow() + timeout;
+  std::vector<std::unique_ptr<IWorker>> joined;  // by their destructors, without the lock
+  internal::MutexLock lock(desk);
+  if (!quit) return absl::FailedPreconditionError(absl::StrCat(name, ": Join before Quit"));
+  while (!IsOver()) {
+    if (internal::SteadyNow() >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat(name, ": not all workers ended in time"));
+    }
+    ended.WaitUntil(desk, deadline);
+  }
+  joined.swap(ended_workers);
+  return absl::OkStatus();
+}
+
+TeamStatistics Team::Core::Statistics() const {
+  absl::Duration since;
+  TeamStatistics statistics;
+  {
+    internal::MutexLock lock(desk);
+    statistics = published;
+    if (backlog == nullptr) return statistics;
+    since = backlog->since;
+  }
+  if (since != absl::InfiniteDuration()) statistics.oldest_wait = Now() - since;
+  return statistics;
+}
+
+bool Team::Core::IsOwnThread() const {
+  for (const InJob* in = InnermostJob::Get(); in != nullptr; in = in->outer) {
+    if (in->core == this) return true;
+  }
+  return CarryingOut::Is(*this) || WorkerScope::RunsIn(*coordinator);
+}
+
+// --- decisions ------------------------------------------------------------------------------
+
+void Team::Core::Coordinate() {
+  {
+    internal::MutexLock lock(desk);
+    events.swap(inbox);
+    quitting = quit;
+    if (std::exchange(seen_accepted, published.accepted) != published.accepted) TryAgain();
+  }
+  for (Event& event : events) Handle(event);
+  events.clear();
+  const int soft_limit = AskSoftLimit();
+  bool nobody_else;
+  {
+    internal::MutexLock lock(desk);
+    quitting = quit;
+    Decide(soft_limit);
+    Publish();
+    for (Effect& effect : decided) outbox.push_back(std::move(effect));
+    decided.clear();
+    nobody_else = submitters == 0 && !outbox.empty();
+  }
+  if (nobody_else) CarryOutAll();
+}
+
+// Something has happened: what failed may be tried again. (That the coordinator was nudged is no
+// news: there can be more nudges than events.)
+void Team::Core::TryAgain() {
+  hold_creation = false;
+  hold_arming = false;
+}
+
+void Team::Core::Handle(Event& event) {
+  const bool failure = event.kind == Event::kFailed || event.kind == Event::kNotNow ||
+                       event.kind == Event::kRefused || event.kind == Event::kNotArmed;
+  if (!failure) TryAgain();
+  switch (event.kind) {
+    case Event::kLook:
+      break;
+    case Event::kTimer:
+      armed_for = absl::InfiniteDuration();
+      break;
+    case Event::kFinished:
+      refused_in_a_row = 0;
+      event.record->worked = true;
+      --busy;
+      if (marked_busy > 0) {
+        --marked_busy;
+        Retire(std::move(event.record));
+        break;
+      }
+      if (limits.idle_timeout != absl::InfiniteDuration()) event.record->idle_since = Now();
+      idle.push_back(std::move(event.record));
+      break;
+    case Event::kCreated: {
+      --starting;
+      ++created;
+      retry_delay = absl::ZeroDuration();
+      auto record = std::make_shared<Record>(shared_from_this(), std::move(event.worker));
+      if (marked_starting > 0) {
+        --marked_starting;
+        Retire(std::move(record));
+        break;
+      }
+      if (limits.idle_timeout != absl::InfiniteDuration()) record->idle_since = Now();
+      idle.push_back(std::move(record));
+      break;
+    }
+    case Event::kFailed:
+      ++failures;
+      [[fallthrough]];
+    case Event::kNotNow:
+      --starting;
+      marked_starting = std::min(marked_starting, starting);
+      CreationFailed();
+      break;
+    case Event::kRefused:
+      --busy;
+      marked_busy = std::min(marked_busy, busy);
+      // It is replaced at once; but a factory of workers that never work must not keep us here.
+      if (!event.record->worked && ++refused_in_a_row > 1) CreationFailed();
+      break;
+    case Event::kNotArmed:
+      armed_for = absl::InfiniteDuration();
+      hold_arming = true;
+      break;
+    case Event::kEnded:
+      --ending;
+      break;
+    case Event::kGrow:
+      Grow(event.n);
+      break;
+    case Event::kShrink:
+      Shrink(event.n);
+      break;
+    case Event::kFit:
+      Shrink(std::max(0, Staying() + to_grow - event.most));
+      Grow(std::max(0, event.n - Staying() - to_grow));
+      break;
+    case Event::kBlocked:
+      blocked += event.n;
+      break;
+  }
+}
+
+void Team::Core::Grow(int n) {
+  for (int* marks : {&marked_busy, &marked_starting}) {
+    const int taken_back = std::min(n, *marks);
+    *marks -= taken_back;
+    n -= taken_back;
+  }
+  to_grow = quitting ? 0 : std::min(n, limits.hard_limit - Live() - to_grow) + to_grow;
+}
+
+void Team::Core::Shrink(int n) {
+  const int of_growth = std::min(n, to_grow);  // not even begun
+  to_grow -= of_growth;
+  n -= of_growth;
+  while (n > 0 && !idle.empty()) {
+    Retire(std::move(idle.front()));
+    idle.erase(idle.begin());
+    --n;
+  }
+  const int of_busy = std::min(n, busy - marked_busy);
+  marked_busy += of_busy;
+  marked_starting += std::min(n - of_busy, starting - marked_starting);
+}
+
+int Team::Core::AskSoftLimit() {
+  if (!limits.soft_limit) return std::numeric_limits<int>::max();
+  int limit;
+  Work ask = [this, &limit] { limit = limits.soft_limit(); };
+  if (internal::RunWork(ask, name, on_error)) last_soft_limit = limit;
+  return last_soft_limit;
+}
+
+bool Team::Core::MayCreate(int soft_limit) const {
+  return !hold_creation && Live() < limits.hard_limit && Live() - blocked < soft_limit;
+}
+
+void Team::Core::Create() {
+  ++starting;
+  decided.push_back({Effect::kCreate});
+}
+
+void Team::Core::Retire(RecordPtr record) {
+  ++ending;
+  decided.push_back({Effect::kRetire, std::move(record)});
+}
+
+// Nothing more is made before the next event, or the time to try again.
+void Team::Core::CreationFailed() {
+  to_grow = 0;
+  hold_creation = true;
+  RetryLater();
+}
+
+void Team::Core::RetryLater() {
+  if (clock == nullptr) return;  // the next event will do
+  retry_delay = retry_delay == absl::ZeroDuration() ? limits.retry_after
+                                                    : std::min(retry_delay * 2, kMostRetryDelay);
+  WakeAt(Now() + retry_delay);
+}
+
+void Team::Core::WakeAt(absl::Duration when) {
+  if (when >= armed_for || hold_arming) return;
+  armed_for = when;
+  decided.push_back({Effect::kArm, nullptr, nullptr, when});
+}
+
+void Team::Core::Decide(int soft_limit) {
+  while (backlog != nullptr && !idle.empty()) {
+    ++busy;
+    decided.push_back({Effect::kRun, std::move(idle.back()), TakeFirst()});
+    idle.pop_back();
+  }
+  int64_t wanted = published.backlogged - (starting - marked_starting);
+  for (; wanted > 0 && MayCreate(soft_limit); --wanted) Create();
+  while (!quitting && !hold_creation && Staying() < limits.min_workers &&
+         Live() < limits.hard_limit) {
+    Create();
+  }
+  // A few at a time, so that the first failure ends it.
+  to_grow = quitting ? 0 : std::min(to_grow, limits.hard_limit - Live());
+  for (; to_grow > 0 && starting < kMostStarting; --to_grow) Create();
+  if (limits.growth_per_second > 0) DecideGrowth(wanted);
+  if (limits.idle_timeout != absl::InfiniteDuration() && !quitting) DecideRelease();
+  if (quitting) DecideEnd();
+}
+
+// Beyond the soft limit: one worker each interval, for as long as work waits.
+void Team::Core::DecideGrowth(int64_t wanted) {
+  if (wanted <= 0) {
+    if (backlog == nullptr) next_growth = absl::InfiniteDuration();
+    return;
+  }
+  if (hold_creation || Live() >= limits.hard_limit) return;
+  const absl::Duration now = Now();
+  const absl::Duration interval = absl::Seconds(1 / limits.growth_per_second);
+  if (next_growth == absl::InfiniteDuration()) next_growth = now + interval;
+  if (next_growth <= now) {
+    Create();
+    --wanted;
+    next_growth = now + interval;
+  }
+  if (wanted > 0 && Live() < limits.hard_limit) WakeAt(next_growth);
+}
+
+void Team::Core::DecideRelease() {
+  if (idle.empty() || Staying() <= limits.min_workers) return;
+  const absl::Duration now = Now();
+  while (!idle.empty() && Staying() > limits.min_workers &&
+         idle.front()->idle_since + limits.idle_timeout <= now) {
+    Retire(std::move(idle.front()));
+    idle.erase(idle.begin());
+  }
+  if (!idle.empty() && Staying() > limits.min_workers) {
+    WakeAt(idle.front()->idle_since + limits.idle_timeout);
+  }
+}
+
+void Team::Core::DecideEnd() {
+  if (backlog != nullptr) {
+    // Somebody is there, or will be, who performs it; or nobody is and nobody can be made.
+    if (Live() > 0 || (next_growth != absl::InfiniteDuration() && !hold_creation)) return;
+    decided.push_back({Effect::kDrop, nullptr, TakeBacklog()});
+  }
+  for (RecordPtr& record : idle) Retire(std::move(record));
+  idle.clear();
+  if (Live() > 0 || terminating) return;
+  terminating = true;
+  decided.push_back({Effect::kTerminate});
+}
+
+void Team::Core::Publish() {
+  published.idle = static_cast<int>(idle.size());
+  published.busy = busy;
+  published.starting = starting;
+  published.ending = ending;
+  published.live = Live();
+  published.blocked = blocked;
+  published.workers_created = created;
+  published.creation_failures = failures;
+}
+
+// --- effects --------------------------------------------------------------------------------
+
+void Team::Core::CarryOutAll() {
+  if (CarryingOut::Is(*this)) return;  // further out on this stack it goes on: nothing recurses
+  const std::shared_ptr<Core> self = shared_from_this();
+  CarryingOut here(*this);
+  bool over = false;
+  for (int mine = 1;; mine = 0) {
+    Effects effects;
+    {
+      internal::MutexLock lock(desk);
+      carrying += mine;
+      if (outbox.empty()) {
+        --carrying;
+        over = IsOver();
+        break;
+      }
+      effects = std::move(outbox);
+      outbox.clear();
+    }
+    for (Effect& effect : effects) CarryOut(effect);
+  }
+  if (over) ended.SignalAll();
+}
+
+void Team::Core::CarryOut(Effect& effect) {
+  switch (effect.kind) {
+    case Effect::kRun:
+      return GiveJob(std::move(effect.record), effect.jobs);
+    case Effect::kCreate:
+      return CreateOne();
+    case Effect::kRetire:
+      return RetireOne(effect.record);
+    case Effect::kArm: {
+      const absl::Status status =
+          clock->RunAt(effect.when, [weak = std::weak_ptr<Core>(shared_from_this())] {
+            if (const std::shared_ptr<Core> core = weak.lock()) core->Submit({Event::kTimer});
+          });
+      if (status.ok()) return;
+      internal::Report(on_error, {name, status, nullptr});
+      return Submit({Event::kNotArmed});
+    }
+    case Effect::kDrop:
+      return internal::ReportDropped(on_error, name, Destroy(effect.jobs),
+                                     "the team has quit, has no worker and cannot make one");
+    case Effect::kTerminate:
+      return Terminate();
+  }
+}
+
+void Team::Core::GiveJob(RecordPtr record, Job* job) {
+  for (InJob* in = InnermostJob::Get(); in != nullptr; in = in->outer) {
+    if (in->record == record.get()) {  // its thread is here: no way through its queue
+      in->next = job;
+      return;
+    }
+  }
+  record->job = job;
+  Work run = JobWork(record);
+  const absl::Status status = Give(record, run);
+  if (status.ok()) return;
+  record->job = nullptr;  // so that `run` drops nothing
+  // The worker has quit on its own. The job goes back to its place in the backlog.
+  {
+    internal::MutexLock lock(desk);
+    Job** at = &backlog;
+    while (*at != nullptr && (*at)->number < job->number) at = &(*at)->next;
+    job->next = std::exchange(*at, job);
+    if (job->next == nullptr) backlog_tail = job;
+    ++published.backlogged;
+  }
+  internal::Report(on_error, {name, status, nullptr});
+  record->worker = nullptr;
+  Submit({Event::kRefused, 0, std::move(record)});
+}
+
+// Gives `work` to the worker, which may be at its end before this returns.
+absl::Status Team::Core::Give(const RecordPtr& record, Work& work) {
+  {
+    internal::MutexLock lock(desk);
+    ++record->givers;
+  }
+  absl::Status status = record->worker->Do(std::move(work));
+  bool at_end;
+  {
+    internal::MutexLock lock(desk);
+    at_end = --record->givers == 0 && record->at_end;
+  }
+  if (at_end) BuryOne(record);
+  return status;
+}
+
+void Team::Core::CreateOne() {
+  absl::StatusOr<std::unique_ptr<IWorker>> made = absl::UnknownError("create_worker threw");
+  Work create = [this, &made] { made = create_worker(); };
+  const bool threw = !internal::RunWork(create, name, on_error);
+  if (!made.ok()) {
+    if (!threw) internal::Report(on_error, {name, made.status(), nullptr});
+    return Submit({Event::kFailed});
+  }
+  if (*made == nullptr) return Submit({Event::kNotNow});
+  Submit({Event::kCreated, 0, nullptr, *std::move(made)});
+}
+
+void Team::Core::RetireOne(const RecordPtr& record) {
+  Work last = LastWork(record);
+  // Refused: it has quit on its own, and `last` ends it when it is destroyed, here.
+  Give(record, last).IgnoreError();
+}
+
+// The last act of a worker, or of whoever destroys its last work unrun.
+void Team::Core::EndOne(const RecordPtr& record) {
+  record->worker->Quit().IgnoreError();
+  bool nobody_gives;
+  {
+    internal::MutexLock lock(desk);
+    record->at_end = true;
+    nobody_gives = record->givers == 0;
+  }
+  if (nobody_gives) BuryOne(record);
+}
+
+void Team::Core::BuryOne(const RecordPtr& record) {
+  std::unique_ptr<IWorker> worker = std::move(record->worker);
+  {
+    internal::MutexLock lock(desk);
+    if (quit) ended_workers.push_back(std::move(worker));  // for Join and the destructor
+  }
+  worker = nullptr;  // mostly in its own work: then its factory joins its thread
+  Submit({Event::kEnded});
+}
+
+void Team::Core::Terminate() {
+  {
+    internal::MutexLock lock(desk);
+    closing = true;
+  }
+  coordinator->Quit().IgnoreError();
+  {
+    internal::MutexLock lock(desk);
+    terminated = true;  // over when all have left, this thread too
+  }
+}
+
+// --- on the workers -------------------------------------------------------------------------
+
+void Team::Core::RunJobs(const RecordPtr& record) {
+  InJob here = {this, record.get(), InnermostJob::Get()};
+  here.next = std::exchange(record->job, nullptr);
+  InnermostJob::Set(&here);
+  internal::AtEndOfScope leave([&here] { InnermostJob::Set(here.outer); });
+  const auto run = [&] {
+    while (here.next != nullptr) RunJob(record, std::exchange(here.next, nullptr));
+  };
+  // A work that ends its thread by force takes no other with it.
+  internal::AtEndOfScope run_rest(run);
+  run();
+}
+
+void Team::Core::RunJob(const RecordPtr& record, Job* job) {
+  InJob& here = *InnermostJob::Get();
+  here.working = true;
+  bool completed = false;
+  const auto finish = [&] {
+    if (job == nullptr) return;
+    here.working = false;
+    Work then = std::move(job->then);
+    Finished(record, std::exchange(job, nullptr),
+             completed ? &TeamStatistics::completed : &TeamStatistics::failed);
+    if (then) internal::RunWork(then, name, on_error);
+  };
+  internal::AtEndOfScope finish_by_force(finish);  // where the work ends its thread
+  if (const Team* const handle = team.load(std::memory_order_acquire)) {
+    WorkerScope scope(*handle);
+    completed = internal::RunWork(job->work, name, on_error);
+  } else {
+    completed = internal::RunWork(job->work, name, on_error);
+  }
+  finish();
+}
+
+// The worker destroyed what it was given: so is the job, and the worker is idle, or refuses soon.
+void Team::Core::DropJob(const RecordPtr& record) {
+  Job* const job = std::exchange(record->job, nullptr);
+  {
+    CarryingOut here(*this);
+    job->work = nullptr;
+    job->then = nullptr;
+    internal::ReportDropped(on_error, name, 1, "its worker destroyed it");
+  }
+  Finished(record, job, &TeamStatistics::dropped);
+}
+
+void Team::Core::Finished(const RecordPtr& record, Job* job, int64_t TeamStatistics::* counter) {
+  {
+    internal::MutexLock lock(desk);
+    ++(published.*counter);
+    KeepJob(job);
+    inbox.push_back({Event::kFinished, 0, record});
+    ++submitters;
+  }
+  if (!Nudge()) WithoutCoordinator();
+  Leave();
+}
+
+// --- jobs -----------------------------------------------------------------------------------
+
+Job* Team::Core::NewJob() {
+  if (spare == nullptr) return new Job;
+  --spare_count;
+  Job* const job = std::exchange(spare, spare->next);
+  job->next = nullptr;
+  job->since = absl::InfiniteDuration();
+  return job;
+}
+
+void Team::Core::KeepJob(Job* job) {
+  if (spare_count >= kMostSpare) {
+    delete job;
+    return;
+  }
+  ++spare_count;
+  job->next = std::exchange(spare, job);
+}
+
+Job* Team::Core::TakeFirst() {
+  --published.backlogged;
+  return std::exchange(backlog, backlog->next);
+}
+
+Job* Team::Core::TakeBacklog() {
+  published.dropped += published.backlogged;
+  published.backlogged = 0;
+  return std::exchange(backlog, nullptr);
+}
+
+// Destroys the works of a list, the oldest first, and counts them.
+int64_t Team::Core::Destroy(Job* jobs) {
+  int64_t count = 0;
+  for (; jobs != nullptr; ++count) delete std::exchange(jobs, jobs->next);
+  return count;
+}
+
+// --- the Team -------------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<Team>> Team::Create(TeamOptions options) {
+  const TeamLimits& limits = options.limits;
+  const auto invalid = [&options](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat(options.name, ": ", why));
+  };
+  if (options.coordinator == nullptr) return invalid("there is no coordinator");
+  if (!options.create_worker) return invalid("there is no create_worker");
+  if (limits.min_workers < 0) return invalid("min_workers is negative");
+  if (limits.hard_limit < limits.min_workers) return invalid("hard_limit is below min_workers");
+  if (!(limits.growth_per_second >= 0)) return invalid("growth_per_second is negative");
+  if (limits.idle_timeout < absl::ZeroDuration()) return invalid("idle_timeout is negative");
+  if (limits.retry_after <= absl::ZeroDuration()) return invalid("retry_after is not positive");
+  if (limits.max_backlog < 1) return invalid("max_backlog is below 1");
+  if (options.clock == nullptr &&
+      (limits.growth_per_second > 0 || limits.idle_timeout != absl::InfiniteDuration())) {
+    return invalid("its limits name a time, and there is no clock");
+  }
+  internal::ForkCount::Watch();
+  std::unique_ptr<Team> team(new Team(std::make_shared<Core>(std::move(options))));
+  team->core_->Submit({Core::Event::kLook});  // min_workers
+  return team;
+}
+
+Team::Team(std::shared_ptr<Core> core) : core_(std::move(core)) { core_->team.store(this); }
+
+Team::~Team() {
+  if (core_->IsForked()) {
+    new std::shared_ptr<Core>(core_);  // leaked: its threads and locks are the parent's
+    return;
+  }
+  core_->Quit().IgnoreError();
+  if (core_->IsOwnThread()) {
+    WorkerScope::Forget(*this);
+    core_->team.store(nullptr);
+    return;  // the core goes on until the last worker has ended
+  }
+  core_->Join(absl::InfiniteDuration()).IgnoreError();
+  // Some thread may still be letting go of the core. What has threads, or is the user's, goes now.
+  core_->create_worker = nullptr;
+  core_->coordinator = nullptr;
+}
+
+absl::Status Team::Do(Work&& work) {
+  Work nothing;
+  if (!work) return internal::EmptyWorkError(core_->name);
+  if (core_->IsForked()) return core_->ForkedError();
+  const std::shared_ptr<Core> core = core_;  // the work may destroy this team
+  return core->Accept(std::move(work), std::move(nothing));
+}
+
+absl::Status Team::DoThen(Work&& work, Work&& then) {
+  if (!work || !then) return internal::EmptyWorkError(core_->name);
+  if (core_->IsForked()) return core_->ForkedError();
+  const std::shared_ptr<Core> core = core_;
+  return core->Accept(std::move(work), std::move(then));
+}
+
+absl::Status Team::Quit() {
+  if (core_->IsForked()) return core_->ForkedError();
+  const std::shared_ptr<Core> core = core_;
+  return core->Quit();
+}
+
+absl::Status Team::Grow(int n) { return core_->Resize({Core::Event::kGrow, n}); }
+absl::Status Team::Shrink(int n) { return core_->Resize({Core::Event::kShrink, n}); }
+absl::Status Team::Shrink() { return Shrink(std::numeric_limits<int>::max()); }
+
+absl::Status Team::Fit(int least, int most) {
+  if (most < least) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(core_->name, ": at least ", least, " and at most ", most, " workers"));
+  }
+  return core_->Resize({Core::Event::kFit, least, nullptr, nullptr, most});
+}
+
+void Team::Poke() {
+  if (!core_->IsForked()) core_->Submit({Core::Event::kLook});
+}
+
+int64_t Team::QuitNow() {
+  if (core_->IsForked()) return 0;
+  const std::shared_ptr<Core> core = core_;  // a capture may destroy this team
+  return core->QuitNow();
+}
+
+absl::Status Team::Join(absl::Duration timeout) {
+  return core_->IsForked() ? core_->ForkedError() : core_->Join(timeout);
+}
+
+TeamStatistics Team::statistics() const { return core_->Statistics(); }
+
+// --- BlockingScope --------------------------------------------------------------------------
+
+BlockingScope::BlockingScope() {
+  Team::Core::InJob* const in = Team::Core::InnermostJob::Get();
+  if (in != nullptr && in->working && in->blocking++ == 0) {
+    in->core->Submit({Team::Core::Event::kBlocked, 1});
+  }
+}
+
+BlockingScope::~BlockingScope() {
+  Team::Core::InJob* const in = Team::Core::InnermostJob::Get();
+  if (in != nullptr && in->working && --in->blocking == 0) {
+    in->core->Submit({Team::Core::Event::kBlocked, -1});
+  }
+}
+
+}  // namespace workers

@@ -1,0 +1,153 @@
+// Many workers behind one.
+
+#ifndef WORKERS_TEAM_H_
+#define WORKERS_TEAM_H_
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "workers/clock.h"
+#include "workers/worker.h"
+
+namespace workers {
+
+// How many workers a Team has. The idea (no hard cap needed, growth at a bounded rate, release of
+// the idle) is the Twisted maintainers' own, from a note in twisted._threads._pool.
+struct TeamLimits {
+  int min_workers = 0;  // made early and not released
+  // Up to here workers are made at once, as work comes. Asked at each decision, under the
+  // coordinator: it must be quick and must not wait. Empty: no limit.
+  std::function<int()> soft_limit = {};
+  // Beyond the soft limit, while work waits, so many workers are made a second. 0: none are.
+  double growth_per_second = 0;
+  int hard_limit = std::numeric_limits<int>::max();           // never more, whatever else says
+  absl::Duration idle_timeout = absl::InfiniteDuration();     // released when idle for so long
+  int64_t max_backlog = std::numeric_limits<int64_t>::max();  // a Do beyond it: ResourceExhausted
+  absl::Duration retry_after = absl::Milliseconds(10);  // a failed creation; doubled up to 1 s
+};
+
+// One consistent snapshot: idle + busy + starting + ending == live in every one of them.
+struct TeamStatistics {
+  int live = 0;
+  int idle = 0;
+  int busy = 0;
+  int starting = 0;  // being created
+  int ending = 0;    // told to quit, and not yet at its end
+  int blocked = 0;   // of the busy: in a BlockingScope
+  int64_t backlogged = 0;
+  int64_t accepted = 0;   // what was not yet completed, failed or dropped waits or runs
+  int64_t completed = 0;  // ran to the end
+  int64_t failed = 0;     // ran and threw
+  int64_t dropped = 0;    // destroyed unrun
+  int64_t refused = 0;    // given back by Do
+  int64_t workers_created = 0;
+  int64_t creation_failures = 0;
+  absl::Duration oldest_wait;  // of the work at the head of the backlog
+};
+
+struct TeamOptions {
+  std::string name = "team";
+  // Decides; nobody else gives it work. A LockWorker in production, a MemoryWorker in tests,
+  // any exclusive worker if you wish.
+  std::unique_ptr<IExclusiveWorker> coordinator = {};
+  // Makes one worker; null: not now. Called by any thread that visits the team, several at once
+  // too, never under a lock; works may wait for it, and so it must not wait for the team. The
+  // workers must allow to be destroyed in their own work (a LockWorker does not).
+  std::function<absl::StatusOr<std::unique_ptr<IWorker>>()> create_worker = {};
+  TeamLimits limits = {};
+  ErrorHandler on_error = {};
+  Clock* clock = nullptr;  // outlives the team; needed when limits name a time
+};
+
+// Takes work and has it done by workers that it makes, keeps and releases. It is no worker of a
+// certain kind: it knows only IWorker, and is given all of them.
+//
+// Life of a work: Do puts it at the end of the backlog and asks the coordinator to look. The
+// coordinator gives the work at the head to the worker that became idle last, or has a worker
+// made if the limits allow it, or leaves it. A worker whose work has ended is looked after in the
+// same way. What the coordinator decides is carried out outside of it, under no lock, by the
+// thread that asked, or, where the coordinator is not inline, by the coordinator's own. Before a
+// MemoryWorker coordinator is stepped, nothing happens.
+//
+// Any thread may call anything; Do, Quit, Grow, Shrink and Poke do not wait, unless the
+// coordinator's Do does (a LockWorker's waits for other decisions, which are short).
+//
+// The end: Quit refuses what comes and performs the whole backlog first. Where no worker is left
+// and none can be made, what is left is dropped and reported. A worker that leaves gets a last
+// work and quits; it counts until that work has run. Destruction quits and waits for all of it;
+// inside one of its own works it does not wait.
+class Team final : public IWorker {
+ public:
+  // InvalidArgument: no coordinator, no create_worker, limits that contradict each other, or
+  // that name a time where there is no clock.
+  static absl::StatusOr<std::unique_ptr<Team>> Create(TeamOptions options);
+
+  ~Team() override;
+
+  // As Do; then `then` runs, once, straight after `work`, on the same worker, which counts as idle
+  // already. Deliver results there: whoever gives the next work from `then` does not need one
+  // worker more. So the next work may stand behind `then`, which must not wait for it. `then` runs
+  // also if `work` threw. Both are refused, or dropped, together.
+  [[nodiscard]] absl::Status DoThen(Work&& work, Work&& then);
+
+  // Makes `n` workers more, as far as create_worker and the hard limit allow; first it takes back
+  // what Shrink has marked. InvalidArgument: n < 0. AlreadyQuit.
+  absl::Status Grow(int n);
+
+  // Lets min(n, workers not yet marked) go: idle ones at once, the longest idle first; busy ones
+  // when their work has ended, before they take more. No debt is kept.
+  absl::Status Shrink(int n);
+  absl::Status Shrink();  // all of them
+
+  // Shrinks or grows, in one decision, so that at least `least` workers stay and at most `most`.
+  // InvalidArgument: least < 0, or most < least. AlreadyQuit.
+  absl::Status Fit(int least, int most);
+
+  // Looks again: a limit rose, or create_worker has something after all.
+  void Poke();
+
+  // Quits, destroys the backlog unrun and returns how many works that were. Also after Quit, and
+  // any number of times. What runs already goes on.
+  int64_t QuitNow();
+
+  // Waits until the last worker has ended. Needs Quit (FailedPrecondition), not on one of its own
+  // workers (likewise). DeadlineExceeded: `timeout` passed first.
+  absl::Status Join(absl::Duration timeout = absl::InfiniteDuration());
+
+  // Never waits for the coordinator.
+  TeamStatistics statistics() const;
+
+  // IWorker implementation:
+  absl::Status Do(Work&& work) override;
+  absl::Status Quit() override;
+
+ private:
+  friend class BlockingScope;
+  struct Core;  // shared with the workers' works
+
+  explicit Team(std::shared_ptr<Core> core);
+
+  const std::shared_ptr<Core> core_;
+};
+
+// While it lives, the worker of a Team that runs this work waits for something: it does not count
+// against the soft limit, so that work which would end the wait can have a worker. Does nothing
+// outside of a Team's work. Nests.
+class BlockingScope {
+ public:
+  BlockingScope();
+  ~BlockingScope();
+
+  BlockingScope(const BlockingScope&) = delete;
+  BlockingScope& operator=(const BlockingScope&) = delete;
+};
+
+}  // namespace workers
+
+#endif  // WORKERS_TEAM_H_
