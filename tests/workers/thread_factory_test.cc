@@ -225,8 +225,13 @@ TEST(ThreadFactoryDeathTest, JoinDiesOnTheThreadItselfAndTheSecondTime) {
 
 TEST(ThreadFactory, InTheChildOfAForkItIsRefusedAndNothingHangs) {
   auto factory = CreateThreadFactory();
+  Gate running;  // not starting while the process forks, see thread_worker_test.cc
   Gate release;
-  auto thread = *factory->Start({}, [&] { release.Wait(); });
+  auto thread = *factory->Start({}, [&] {
+    running.Open();
+    release.Wait();
+  });
+  running.Wait();
   const pid_t pid = fork();
   if (pid == 0) {
     alarm(30);

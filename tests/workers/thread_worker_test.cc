@@ -422,7 +422,11 @@ TEST(ThreadWorker, InTheChildOfAForkANewWorkerWorks) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "ThreadSanitizer's runtime cannot start threads in the child of a fork";
 #endif
+  // The parent's thread is held, so that it is not starting while the process forks: a sanitizer
+  // has locks of its own then, which the child would never get.
   auto parents = New();
+  Gate release;
+  Hold(*parents, release);
   EXPECT_EQ(InForkedChild([] {
               auto worker = ThreadWorker::Create();
               if (!worker.ok()) return 1;
@@ -432,6 +436,8 @@ TEST(ThreadWorker, InTheChildOfAForkANewWorkerWorks) {
               return ran ? 0 : 3;
             }),
             0);
+  release.Open();
+  parents = nullptr;
 }
 
 }  // namespace
