@@ -157,10 +157,8 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   void Leave();
   void WithoutCoordinator();
   void CoordinatorIsGone();
-  bool IsClosing() const {
-    internal::MutexLock lock(desk);
-    return closing;
-  }
+  bool Enter();
+  void Exit();
   bool IsOver() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk) {
     return terminated && submitters == 0 && carrying == 0;
   }
@@ -250,7 +248,7 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   std::vector<Event> inbox ABSL_GUARDED_BY(desk);
   Effects outbox ABSL_GUARDED_BY(desk);
   int submitters ABSL_GUARDED_BY(desk) = 0;
-  int carrying ABSL_GUARDED_BY(desk) = 0;  // threads that carry out effects
+  int carrying ABSL_GUARDED_BY(desk) = 0;  // threads that decide or carry out effects
   bool quit ABSL_GUARDED_BY(desk) = false;
   bool closing ABSL_GUARDED_BY(desk) = false;     // all is decided: the coordinator quits
   bool terminated ABSL_GUARDED_BY(desk) = false;  // it has
@@ -296,7 +294,8 @@ class Team::Core::NudgeWork {
   }
   void operator()() && {
     const std::shared_ptr<Core> core = std::move(core_);
-    if (core->IsClosing()) return;  // the coordinator may be about to be destroyed
+    if (!core->Enter()) return;
+    internal::AtEndOfScope leave([&core] { core->Exit(); });
     AssertDoneBy(*core->coordinator);
     core->Coordinate();
   }
@@ -438,6 +437,24 @@ void Team::Core::WithoutCoordinator() {
     internal::MutexLock lock(without_coordinator);
     Coordinate();
   }();
+}
+
+// A nudge begins. False: all is decided, and the coordinator may be about to be destroyed.
+bool Team::Core::Enter() {
+  internal::MutexLock lock(desk);
+  if (closing) return false;
+  ++carrying;
+  return true;
+}
+
+void Team::Core::Exit() {
+  bool over;
+  {
+    internal::MutexLock lock(desk);
+    --carrying;
+    over = IsOver();
+  }
+  if (over) ended.SignalAll();
 }
 
 void Team::Core::Leave() {
