@@ -50,6 +50,7 @@ absl::StatusOr<std::unique_ptr<Team>> MakePool(PoolOptions options) {
   team.limits = std::move(options.limits);
   team.on_error = std::move(options.on_error);
   team.clock = options.clock;
+  team.one_wake_at_a_time = true;
   return Team::Create(std::move(team));
 }
 

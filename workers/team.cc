@@ -40,6 +40,11 @@ struct Job {
 // events, decides, and lays effects on the desk; it carries them out itself only if no submitter
 // is there to do it. So with a LockWorker nothing foreign runs under its lock, with a ThreadWorker
 // effects run at the end of its step, and with a MemoryWorker nothing happens before its step.
+//
+// With one_wake_at_a_time two ways lead past the coordinator, and what it published tells when:
+// Do need not nudge where the coordinator would leave the job in the backlog, for somebody who
+// surely comes back; and a worker whose work has ended takes the next job where the coordinator
+// would have given it just that.
 struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   // One worker. Shared by the room, the worker's works and effects.
   struct Record {
@@ -52,14 +57,16 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
     // Under the desk. What a giver gives may be over, and be the worker's last, before the giver's
     // Do returns: of the two the later destroys the worker.
     int givers = 0;
-    bool at_end = false;  // it has done its last work
+    bool at_end = false;   // it has done its last work
+    bool waking = false;   // was given a job in its sleep, and has not begun it
+    bool in_then = false;  // awake, although it counts as idle
+    bool worked = false;   // at least once
 
     // The job that it was given and has not begun: handed from whoever gives it to its thread.
     Job* job = nullptr;
 
     // The coordinator's.
     absl::Duration idle_since;
-    bool worked = false;  // at least once
   };
   using RecordPtr = std::shared_ptr<Record>;
 
@@ -138,6 +145,7 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
         limits(std::move(options.limits)),
         on_error(std::move(options.on_error)),
         clock(options.clock),
+        one_wake_at_a_time(options.one_wake_at_a_time),
         coordinator(std::move(options.coordinator)),
         create_worker(std::move(options.create_worker)) {}
   ~Core();
@@ -145,6 +153,9 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   // --- visits: any thread -----------------------------------------------------------------
 
   absl::Status Accept(Work&& work, Work&& then);
+  int AskSoftLimit() const;
+  bool MayGrow(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
+  bool NeedsNudge(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   bool TakeBack(Job* job, Work& work, Work& then);
   void Submit(Event event);
   absl::Status Quit();
@@ -157,7 +168,6 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   void Leave();
   void WithoutCoordinator();
   void CoordinatorIsGone();
-  bool Enter();
   void Exit();
   bool IsOver() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk) {
     return terminated && submitters == 0 && carrying == 0;
@@ -165,13 +175,17 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
 
   // --- decisions: works of the coordinator ------------------------------------------------
 
+  // Tells clang what a nudge knows: it is a work of the coordinator, or stands in for it. (It may
+  // come when the coordinator is no more: nothing is looked at here.)
+  void AssertCoordinates() const ABSL_ASSERT_EXCLUSIVE_LOCK(*coordinator) {}
+
   void Coordinate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void TryAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void Handle(Event& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void Grow(int n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void Shrink(int n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void CreationFailed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
-  int AskSoftLimit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  int DecideSoftLimit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void Decide(int soft_limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
   void DecideGrowth(int64_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
   void DecideRelease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
@@ -204,10 +218,13 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
 
   // --- on the workers ---------------------------------------------------------------------
 
+  void Begun(Record& record);
+  void NoLongerWaking(Record& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   void RunJobs(const RecordPtr& record);
   void RunJob(const RecordPtr& record, Job* job);
   void DropJob(const RecordPtr& record);
-  void Finished(const RecordPtr& record, Job* job, int64_t TeamStatistics::* counter);
+  void Finished(const RecordPtr& record, Job* job, int64_t TeamStatistics::* counter, InJob* here,
+                bool in_then);
   bool IsOwnThread() const;
 
   absl::Duration Now() const { return clock != nullptr ? clock->Now() : internal::SteadyNow(); }
@@ -228,6 +245,7 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   const TeamLimits limits;
   const ErrorHandler on_error;
   Clock* const clock;
+  const bool one_wake_at_a_time;
   const int fork_count = internal::ForkCount::Get();
 
   // Nobody nudges the one or carries out the other any more when ~Team takes them away.
@@ -235,7 +253,8 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   std::function<absl::StatusOr<std::unique_ptr<IWorker>>()> create_worker;
 
   // Any thread.
-  internal::Atomic<const Team*> team = nullptr;  // null once it is destroyed
+  internal::Atomic<const Team*> team = nullptr;   // null once it is destroyed
+  internal::Atomic<bool> likely_to_wait = false;  // the next job; only saves a second look
 
   // The desk: any thread. A leaf: nothing else is acquired, and nothing foreign called, under it.
   mutable internal::Mutex desk;
@@ -253,6 +272,8 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   bool closing ABSL_GUARDED_BY(desk) = false;     // all is decided: the coordinator quits
   bool terminated ABSL_GUARDED_BY(desk) = false;  // it has
   TeamStatistics published ABSL_GUARDED_BY(desk);
+  int waking ABSL_GUARDED_BY(desk) = 0;         // records
+  bool may_take ABSL_GUARDED_BY(desk) = false;  // who has finished may take the next job
   std::vector<std::unique_ptr<IWorker>> ended_workers ABSL_GUARDED_BY(desk);  // to be joined
 
   // The room: the coordinator's.
@@ -294,9 +315,7 @@ class Team::Core::NudgeWork {
   }
   void operator()() && {
     const std::shared_ptr<Core> core = std::move(core_);
-    if (!core->Enter()) return;
-    internal::AtEndOfScope leave([&core] { core->Exit(); });
-    AssertDoneBy(*core->coordinator);
+    core->AssertCoordinates();
     core->Coordinate();
   }
 
@@ -342,9 +361,14 @@ Team::Core::~Core() {
   while (spare != nullptr) delete std::exchange(spare, spare->next);
 }
 
+// The caller has no share of the core: as soon as the desk is free, the work may run, and be the
+// end of all.
 absl::Status Team::Core::Accept(Work&& work, Work&& then) {
   Job* job;
-  {
+  std::shared_ptr<Core> self;
+  const int soft_limit = one_wake_at_a_time ? AskSoftLimit() : 0;
+  for (bool waits = likely_to_wait.load(std::memory_order_relaxed);; waits = true) {
+    const absl::Duration now = waits ? Now() : absl::InfiniteDuration();
     internal::MutexLock lock(desk);
     if (quit) {
       ++published.refused;
@@ -355,16 +379,22 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then) {
       return absl::ResourceExhaustedError(
           absl::StrCat(name, ": the backlog is full, ", limits.max_backlog, " works"));
     }
+    const bool must_wait = published.idle <= published.backlogged || waking > 0;
+    if (must_wait != waits) likely_to_wait.store(must_wait, std::memory_order_relaxed);
+    if (must_wait && !waits) continue;  // once more, with the time
     job = NewJob();
     job->number = next_number++;
     job->work = std::move(work);
     job->then = std::move(then);
-    if (published.idle <= published.backlogged) job->since = Now();
+    job->since = now;
     (backlog == nullptr ? backlog : backlog_tail->next) = job;
     backlog_tail = job;
     ++published.backlogged;
     ++published.accepted;
+    if (!NeedsNudge(soft_limit)) return absl::OkStatus();
     ++submitters;
+    self = shared_from_this();
+    break;
   }
   bool given_back = false;
   if (!Nudge()) {
@@ -373,6 +403,30 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then) {
   }
   Leave();
   return given_back ? AlreadyQuitError(name) : absl::OkStatus();
+}
+
+// Under no lock; the coordinator asks again, and reports what is thrown.
+int Team::Core::AskSoftLimit() const {
+  constexpr int kNone = std::numeric_limits<int>::max();
+  int limit = kNone;
+  if (limits.soft_limit && !internal::CatchToStatus([&] { limit = limits.soft_limit(); }).ok()) {
+    return kNone;
+  }
+  return limit;
+}
+
+// May the coordinator have one more worker made for the backlog, at once or by and by?
+bool Team::Core::MayGrow(int soft_limit) const {
+  return published.backlogged > published.idle + published.starting &&
+         published.live < limits.hard_limit &&
+         (published.live - published.blocked < soft_limit || limits.growth_per_second > 0);
+}
+
+// A job has just come. False: the coordinator would leave it where it is, and somebody is on the
+// way who looks after it.
+bool Team::Core::NeedsNudge(int soft_limit) const {
+  return !one_wake_at_a_time || published.busy + published.starting == 0 ||
+         (published.idle > 0 && waking == 0) || MayGrow(soft_limit);
 }
 
 // The coordinator is gone: takes a job that nobody has looked at back.
@@ -433,18 +487,9 @@ void Team::Core::WithoutCoordinator() {
     CarryingOut here(*this);
     internal::ReportDropped(on_error, name, Destroy(jobs), "the team's coordinator is gone");
   }
-  [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    internal::MutexLock lock(without_coordinator);
-    Coordinate();
-  }();
-}
-
-// A nudge begins. False: all is decided, and the coordinator may be about to be destroyed.
-bool Team::Core::Enter() {
-  internal::MutexLock lock(desk);
-  if (closing) return false;
-  ++carrying;
-  return true;
+  internal::MutexLock lock(without_coordinator);
+  AssertCoordinates();
+  Coordinate();
 }
 
 void Team::Core::Exit() {
@@ -563,14 +608,19 @@ bool Team::Core::IsOwnThread() const {
 void Team::Core::Coordinate() {
   {
     internal::MutexLock lock(desk);
+    if (closing) return;  // all is decided, and the coordinator may be about to be destroyed
+    ++carrying;
     events.swap(inbox);
     quitting = quit;
     if (std::exchange(seen_accepted, published.accepted) != published.accepted) TryAgain();
   }
+  bool inside = true;
+  internal::AtEndOfScope leave([this, &inside] {
+    if (inside) Exit();
+  });
   for (Event& event : events) Handle(event);
   events.clear();
-  const int soft_limit = AskSoftLimit();
-  bool nobody_else;
+  const int soft_limit = DecideSoftLimit();
   {
     internal::MutexLock lock(desk);
     quitting = quit;
@@ -578,9 +628,13 @@ void Team::Core::Coordinate() {
     Publish();
     for (Effect& effect : decided) outbox.push_back(std::move(effect));
     decided.clear();
-    nobody_else = submitters == 0 && !outbox.empty();
+    if (submitters > 0) {  // one of them carries out what lies there, and signals the end
+      --carrying;
+      inside = false;
+      return;
+    }
   }
-  if (nobody_else) CarryOutAll();
+  CarryOutAll();
 }
 
 // Something has happened: what failed may be tried again. (That the coordinator was nudged is no
@@ -602,7 +656,6 @@ void Team::Core::Handle(Event& event) {
       break;
     case Event::kFinished:
       refused_in_a_row = 0;
-      event.record->worked = true;
       --busy;
       if (marked_busy > 0) {
         --marked_busy;
@@ -686,7 +739,7 @@ void Team::Core::Shrink(int n) {
   marked_starting += std::min(n - of_busy, starting - marked_starting);
 }
 
-int Team::Core::AskSoftLimit() {
+int Team::Core::DecideSoftLimit() {
   if (!limits.soft_limit) return std::numeric_limits<int>::max();
   int limit;
   Work ask = [this, &limit] { limit = limits.soft_limit(); };
@@ -729,12 +782,16 @@ void Team::Core::WakeAt(absl::Duration when) {
 }
 
 void Team::Core::Decide(int soft_limit) {
-  while (backlog != nullptr && !idle.empty()) {
+  while (backlog != nullptr && !idle.empty() && !(one_wake_at_a_time && waking > 0)) {
+    RecordPtr& record = idle.back();
     ++busy;
-    decided.push_back({Effect::kRun, std::move(idle.back()), TakeFirst()});
+    record->waking = !record->in_then;
+    waking += record->waking;
+    decided.push_back({Effect::kRun, std::move(record), TakeFirst()});
     idle.pop_back();
   }
-  int64_t wanted = published.backlogged - (starting - marked_starting);
+  int64_t wanted =
+      published.backlogged - static_cast<int>(idle.size()) - (starting - marked_starting);
   for (; wanted > 0 && MayCreate(soft_limit); --wanted) Create();
   while (!quitting && !hold_creation && Staying() < limits.min_workers &&
          Live() < limits.hard_limit) {
@@ -767,7 +824,7 @@ void Team::Core::DecideGrowth(int64_t wanted) {
 }
 
 void Team::Core::DecideRelease() {
-  if (idle.empty() || Staying() <= limits.min_workers) return;
+  if (idle.empty() || backlog != nullptr || Staying() <= limits.min_workers) return;
   const absl::Duration now = Now();
   while (!idle.empty() && Staying() > limits.min_workers &&
          idle.front()->idle_since + limits.idle_timeout <= now) {
@@ -801,6 +858,8 @@ void Team::Core::Publish() {
   published.blocked = blocked;
   published.workers_created = created;
   published.creation_failures = failures;
+  may_take = one_wake_at_a_time && marked_busy == 0 && !hold_creation && !hold_arming &&
+             next_growth == absl::InfiniteDuration();
 }
 
 // --- effects --------------------------------------------------------------------------------
@@ -857,6 +916,7 @@ void Team::Core::GiveJob(RecordPtr record, Job* job) {
   for (InJob* in = InnermostJob::Get(); in != nullptr; in = in->outer) {
     if (in->record == record.get()) {  // its thread is here: no way through its queue
       in->next = job;
+      Begun(*record);
       return;
     }
   }
@@ -868,6 +928,7 @@ void Team::Core::GiveJob(RecordPtr record, Job* job) {
   // The worker has quit on its own. The job goes back to its place in the backlog.
   {
     internal::MutexLock lock(desk);
+    NoLongerWaking(*record);
     Job** at = &backlog;
     while (*at != nullptr && (*at)->number < job->number) at = &(*at)->next;
     job->next = std::exchange(*at, job);
@@ -949,11 +1010,25 @@ void Team::Core::Terminate() {
 
 // --- on the workers -------------------------------------------------------------------------
 
+// The worker is awake. If there is more, the next one is woken.
+void Team::Core::Begun(Record& record) {
+  bool more;
+  {
+    internal::MutexLock lock(desk);
+    NoLongerWaking(record);
+    more = one_wake_at_a_time && backlog != nullptr && published.idle > 0 && waking == 0;
+  }
+  if (more) Submit({Event::kLook});
+}
+
+void Team::Core::NoLongerWaking(Record& record) { waking -= std::exchange(record.waking, false); }
+
 void Team::Core::RunJobs(const RecordPtr& record) {
   InJob here = {this, record.get(), InnermostJob::Get()};
   here.next = std::exchange(record->job, nullptr);
   InnermostJob::Set(&here);
   internal::AtEndOfScope leave([&here] { InnermostJob::Set(here.outer); });
+  Begun(*record);
   const auto run = [&] {
     while (here.next != nullptr) RunJob(record, std::exchange(here.next, nullptr));
   };
@@ -971,8 +1046,14 @@ void Team::Core::RunJob(const RecordPtr& record, Job* job) {
     here.working = false;
     Work then = std::move(job->then);
     Finished(record, std::exchange(job, nullptr),
-             completed ? &TeamStatistics::completed : &TeamStatistics::failed);
-    if (then) internal::RunWork(then, name, on_error);
+             completed ? &TeamStatistics::completed : &TeamStatistics::failed, &here,
+             /*in_then=*/then != nullptr);
+    if (!then) return;
+    internal::AtEndOfScope asleep([&] {
+      internal::MutexLock lock(desk);
+      record->in_then = false;
+    });
+    internal::RunWork(then, name, on_error);
   };
   internal::AtEndOfScope finish_by_force(finish);  // where the work ends its thread
   if (const Team* const handle = team.load(std::memory_order_acquire)) {
@@ -993,14 +1074,26 @@ void Team::Core::DropJob(const RecordPtr& record) {
     job->then = nullptr;
     internal::ReportDropped(on_error, name, 1, "its worker destroyed it");
   }
-  Finished(record, job, &TeamStatistics::dropped);
+  Finished(record, job, &TeamStatistics::dropped, /*here=*/nullptr, /*in_then=*/false);
 }
 
-void Team::Core::Finished(const RecordPtr& record, Job* job, int64_t TeamStatistics::* counter) {
+// `here` is null where the job was destroyed, mostly in another thread than the worker's.
+void Team::Core::Finished(const RecordPtr& record, Job* job, int64_t TeamStatistics::* counter,
+                          InJob* here, bool in_then) {
+  const int soft_limit = one_wake_at_a_time ? AskSoftLimit() : 0;
   {
     internal::MutexLock lock(desk);
     ++(published.*counter);
+    NoLongerWaking(*record);
+    record->worked = true;
+    record->in_then = in_then;
     KeepJob(job);
+    // (With news in the inbox the coordinator has to look first.)
+    if (here != nullptr && may_take && backlog != nullptr && inbox.empty() &&
+        !MayGrow(soft_limit)) {
+      here->next = TakeFirst();
+      return;
+    }
     inbox.push_back({Event::kFinished, 0, record});
     ++submitters;
   }

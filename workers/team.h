@@ -21,8 +21,8 @@ namespace workers {
 // the idle) is the Twisted maintainers' own, from a note in twisted._threads._pool.
 struct TeamLimits {
   int min_workers = 0;  // made early and not released
-  // Up to here workers are made at once, as work comes. Asked at each decision, under the
-  // coordinator: it must be quick and must not wait. Empty: no limit.
+  // Up to here workers are made at once, as work comes. Asked at each decision, by any thread,
+  // several at once too: it must be quick and must not wait. Empty: no limit.
   std::function<int()> soft_limit = {};
   // Beyond the soft limit, while work waits, so many workers are made a second. 0: none are.
   double growth_per_second = 0;
@@ -63,6 +63,12 @@ struct TeamOptions {
   TeamLimits limits = {};
   ErrorHandler on_error = {};
   Clock* clock = nullptr;  // outlives the team; needed when limits name a time
+  // For workers that sleep while they have nothing to do, as threads. While one of them that was
+  // given work has not begun it, no other is woken: what comes waits in the backlog, for it and
+  // for those that are awake; and a worker whose work has ended takes the next without asking. So
+  // a flood of short works wakes few threads. Without it each work is given to an idle worker as
+  // soon as there is one, and every step is the coordinator's.
+  bool one_wake_at_a_time = false;
 };
 
 // Takes work and has it done by workers that it makes, keeps and releases. It is no worker of a

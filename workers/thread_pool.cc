@@ -13,10 +13,9 @@ struct ThreadPool::Shared {
   Shared(std::string name, ErrorHandler on_error, int min, int max)
       : name(std::move(name)), on_error(std::move(on_error)), min(min), max(max) {}
 
-  // What the team may have now.
-  int Limit() const {
-    internal::MutexLock lock(mutex);
-    return state == kRunning || state == kDraining ? max : 0;
+  // After a change of what it follows from.
+  void SetLimit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    limit.store(state == kRunning || state == kDraining ? max : 0);
   }
 
   void RunInContext(const Context& context, Work& work) const {
@@ -33,6 +32,7 @@ struct ThreadPool::Shared {
   int max ABSL_GUARDED_BY(mutex);
   // Stopped after it was started, it still runs what it took; stopped before, it never will.
   enum { kNew, kRunning, kDraining, kNeverStarted } state ABSL_GUARDED_BY(mutex) = kNew;
+  internal::Atomic<int> limit = 0;  // of the team; written with `mutex`
 };
 
 namespace {
@@ -55,7 +55,7 @@ absl::StatusOr<std::unique_ptr<ThreadPool>> ThreadPool::Create(ThreadPoolOptions
                                          options.max_threads);
   TeamLimits& limits = options.pool.limits;
   limits.min_workers = 0;
-  limits.soft_limit = [shared] { return shared->Limit(); };
+  limits.soft_limit = [shared] { return shared->limit.load(); };
   limits.growth_per_second = 0;
   limits.hard_limit = std::numeric_limits<int>::max();
   limits.idle_timeout = absl::InfiniteDuration();
@@ -78,6 +78,7 @@ absl::Status ThreadPool::Start() {
       return absl::FailedPreconditionError(absl::StrCat(shared_->name, ": Start after Stop"));
     }
     shared_->state = Shared::kRunning;
+    shared_->SetLimit();
     min = shared_->min;
     max = shared_->max;
   }
@@ -100,6 +101,7 @@ absl::Status ThreadPool::AdjustPoolSize(std::optional<int> min, std::optional<in
       return status;
     shared_->min = new_min;
     shared_->max = new_max;
+    shared_->SetLimit();
     if (shared_->state != Shared::kRunning) return absl::OkStatus();
   }
   const absl::Status status = team_->Fit(new_min, new_max);
@@ -186,6 +188,7 @@ absl::Status ThreadPool::Quit() {
     internal::MutexLock lock(shared_->mutex);
     if (shared_->state == Shared::kNew) shared_->state = Shared::kNeverStarted;
     if (shared_->state == Shared::kRunning) shared_->state = Shared::kDraining;
+    shared_->SetLimit();
   }
   return team_->Quit();
 }

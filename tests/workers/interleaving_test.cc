@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <deque>
+#include <future>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -324,6 +325,50 @@ TEST(Interleaving, PostsToABusyPoolWakeNobody) {
     release.Open();
   }
   EXPECT_EQ(ran, 100'000);
+}
+
+// Holds every thread that wakes from a wait, until it is let go.
+class SleepersHeld final : public internal::SyncObserver {
+ public:
+  explicit SleepersHeld(int sleepers) : sleepers_(sleepers) { internal::sync_observer.store(this); }
+  ~SleepersHeld() override { internal::sync_observer.store(nullptr); }
+
+  void WaitUntilAllSleep() { all_sleep_.get_future().wait(); }
+  void LetGo() { let_go_.set_value(); }
+  int signals() const { return signals_.load(); }
+
+  // SyncObserver implementation:
+  void At(SyncOp op, const void*) override {
+    static thread_local bool slept = false;
+    if (op == SyncOp::kSignal) signals_.fetch_add(1);
+    if (op == SyncOp::kWait) {
+      slept = true;
+      if (asleep_.fetch_add(1) + 1 == sleepers_) all_sleep_.set_value();
+    }
+    if (op == SyncOp::kLocked && std::exchange(slept, false)) gone_.wait();
+  }
+
+ private:
+  const int sleepers_;
+  std::atomic<int> asleep_ = 0;
+  std::atomic<int> signals_ = 0;
+  std::promise<void> all_sleep_;
+  std::promise<void> let_go_;
+  const std::shared_future<void> gone_ = let_go_.get_future().share();
+};
+
+TEST(Interleaving, OneWakeOfAPoolIsInFlightAtMost) {
+  std::atomic<int> ran = 0;
+  SleepersHeld threads(/*sleepers=*/4);
+  {
+    auto pool = *MakePool({.limits = {.min_workers = 4, .soft_limit = [] { return 4; }}});
+    threads.WaitUntilAllSleep();
+    const int before = threads.signals();
+    for (int i = 0; i < 1000; ++i) EXPECT_TRUE(pool->Do([&] { ++ran; }).ok());
+    EXPECT_EQ(threads.signals() - before, 1);
+    threads.LetGo();
+  }
+  EXPECT_EQ(ran, 1000);
 }
 
 // --- two Quits ------------------------------------------------------------------------------

@@ -222,7 +222,6 @@ TEST(LockWorker, DestructionWaitsForAWorkOfAnotherThread) {
   auto worker = std::make_unique<LockWorker>();
   Gate running;
   Gate release;
-  Gate destroying;
   bool ended = false;
   std::thread thread([&] {
     ASSERT_TRUE(worker

@@ -23,6 +23,7 @@
 #include "workers/clock.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
+#include "workers/pool.h"
 #include "workers/testing/counting_thread_factory.h"
 #include "workers/testing/gate.h"
 #include "workers/testing/manual_clock.h"
@@ -87,7 +88,8 @@ class TeamInHand : public testing::Test {
                               .create_worker = [this] { return create_(); },
                               .limits = std::move(limits),
                               .on_error = record_,
-                              .clock = clock});
+                              .clock = clock,
+                              .one_wake_at_a_time = one_wake_at_a_time_});
     ASSERT_TRUE(team.ok()) << team.status();
     team_ = *std::move(team);
   }
@@ -182,6 +184,7 @@ class TeamInHand : public testing::Test {
                       " " + std::to_string(report.dropped));
   };
   int soft_limit_ = 1;
+  bool one_wake_at_a_time_ = false;
   std::function<Made()> create_ = [this] { return CreateMemory(); };
   ManualClock clock_;
   std::deque<std::optional<MemoryPerformer>> workers_;  // in the order in which they were made
@@ -2316,6 +2319,184 @@ TEST_F(TeamInHand, Hazard1_ACaptureThatTheTeamDropsMayHoldTheLastReference) {
   EXPECT_THAT(log_, testing::ElementsAre("work"));
   EXPECT_EQ(errors_.size(), 1u);
   EXPECT_EQ(ended(), 1);
+}
+
+// --- one wake at a time ---------------------------------------------------------------------
+
+class SparingTeam : public TeamInHand {
+ protected:
+  SparingTeam() { one_wake_at_a_time_ = true; }
+  // `count` workers, idle.
+  void MakeIdle(int count, TeamLimits limits) {
+    soft_limit_ = count;
+    MakeInline(std::move(limits));
+    ASSERT_TRUE(team_->Grow(count).ok());
+    ASSERT_EQ(statistics().idle, count);
+  }
+};
+
+TEST_F(SparingTeam, WakesOneAndThatOneTheNext) {
+  MakeIdle(3, Soft());
+  Give(10);
+  EXPECT_EQ(queued(2), 1u);  // the one idle last
+  EXPECT_EQ(queued(0) + queued(1), 0u);
+  EXPECT_EQ(statistics().backlogged, 9);
+  EXPECT_EQ(statistics().idle, 2);
+  Step(2);  // wakes the next, and then takes what nobody has
+  EXPECT_THAT(log_, testing::ElementsAre("0", "2", "3", "4", "5", "6", "7", "8", "9"));
+  EXPECT_EQ(queued(1), 1u);
+  EXPECT_EQ(queued(0), 0u);
+  EXPECT_EQ(statistics().backlogged, 0);
+  EXPECT_EQ(statistics().idle, 2);
+  Give("while one is being woken");
+  EXPECT_EQ(queued(0) + queued(2), 0u);
+  Step(1);
+  EXPECT_EQ(log_.back(), "1");
+  EXPECT_EQ(queued(2), 1u);
+  Step(2);
+  EXPECT_EQ(log_.back(), "while one is being woken");
+  EXPECT_EQ(statistics().idle, 3);
+  EXPECT_EQ(statistics().completed, 11);
+}
+
+TEST_F(SparingTeam, MakesAWorkerWhereThereAreTooFew) {
+  soft_limit_ = 2;
+  MakeInline(Soft());
+  Give(2);
+  EXPECT_EQ(made(), 2);
+  EXPECT_EQ(queued(0), 1u);
+  EXPECT_EQ(queued(1), 0u);  // as long as the first has not begun
+  Give("third");
+  EXPECT_EQ(made(), 2);
+  EXPECT_EQ(statistics().backlogged, 2);
+  Step(0);
+  EXPECT_EQ(queued(1), 1u);
+  EXPECT_THAT(log_, testing::ElementsAre("0", "third"));
+}
+
+TEST_F(SparingTeam, IdleOnesAreWokenBeforeMoreAreMade) {
+  MakeIdle(2, Soft());
+  soft_limit_ = 10;
+  Give(2);
+  EXPECT_EQ(made(), 2);  // one is being woken, another one can be
+  Give(1);
+  EXPECT_EQ(made(), 3);
+}
+
+TEST_F(SparingTeam, AWorkerThatDestroysItsWorkInsteadOfBeginningItLetsTheNextBeWoken) {
+  MakeIdle(2, Soft());
+  Give(2);
+  ASSERT_EQ(queued(1), 1u);
+  workers_[1]->Drop();
+  EXPECT_EQ(statistics().dropped, 1);
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("1"));
+}
+
+TEST_F(SparingTeam, AWorkerThatRefusesItsWorkLetsTheNextBeWoken) {
+  create_ = [this]() -> Made {
+    absl::StatusOr<std::unique_ptr<IWorker>> worker = CreateMemory();
+    if (made() == 2) (*worker)->Quit().IgnoreError();
+    return worker;
+  };
+  MakeIdle(2, Soft());
+  soft_limit_ = 0;
+  Give(1);
+  EXPECT_EQ(queued(0), 1u);
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("0"));
+}
+
+TEST_F(SparingTeam, AMarkedWorkerLeavesBeforeItTakesTheNext) {
+  MakeIdle(1, Soft());
+  Give(3);
+  EXPECT_TRUE(team_->Shrink(1).ok());
+  soft_limit_ = 0;
+  Step(0);
+  EXPECT_THAT(log_, testing::ElementsAre("0"));
+  EXPECT_EQ(statistics().backlogged, 2);
+  EXPECT_EQ(statistics().ending, 1);
+}
+
+TEST_F(SparingTeam, ALimitThatRisesIsNoticedByTheNextDo) {
+  MakeIdle(1, Soft());
+  Give(2);
+  soft_limit_ = 2;
+  EXPECT_EQ(made(), 1);
+  Give(1);
+  EXPECT_EQ(made(), 2);
+}
+
+TEST_F(SparingTeam, ALimitThatRisesIsNoticedByTheNextEndOfAWork) {
+  MakeIdle(1, Soft());
+  Give(3);
+  soft_limit_ = 2;
+  EXPECT_EQ(made(), 1);
+  Step(0);
+  EXPECT_EQ(made(), 2);
+  EXPECT_EQ(queued(1), 1u);
+}
+
+TEST_F(SparingTeam, PokeTellsOfALimitAtOnce) {
+  MakeIdle(1, Soft());
+  Give(3);
+  soft_limit_ = 2;
+  EXPECT_EQ(made(), 1);
+  team_->Poke();
+  EXPECT_EQ(made(), 2);
+}
+
+TEST_F(SparingTeam, QuitNowWhileAWorkerIsBeingWoken) {
+  MakeIdle(2, Soft());
+  Give(3);
+  EXPECT_EQ(team_->QuitNow(), 2);
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("0"));
+  EXPECT_EQ(statistics().live, 0);
+}
+
+TEST_F(SparingTeam, NobodyIsReleasedWhileWorkWaits) {
+  TeamLimits limits = Soft();
+  limits.idle_timeout = absl::Seconds(10);
+  MakeIdle(2, std::move(limits));
+  Give(2);
+  clock_.Advance(absl::Seconds(20));
+  EXPECT_EQ(statistics().ending, 0);
+  Step(1);
+  EXPECT_EQ(queued(0), 1u);
+  Step(0);
+  EXPECT_EQ(log_.size(), 2u);
+  clock_.Advance(absl::Seconds(20));
+  EXPECT_EQ(statistics().ending, 2);
+}
+
+TEST_F(SparingTeam, GrowthByTheClockGoesOn) {
+  TeamLimits limits = Soft();
+  limits.growth_per_second = 1;
+  MakeIdle(1, std::move(limits));
+  Give(5);
+  EXPECT_EQ(made(), 1);
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(made(), 2);
+  StepToTheEnd();
+  EXPECT_EQ(log_.size(), 5u);
+}
+
+// Whoever is in a `then` counts as idle and is awake: it holds up nobody but what it was given.
+TEST(Sparing, AWorkerInAThenDoesNotKeepOthersAsleep) {
+  Gate in_then, release, done;
+  auto pool = *MakePool({.limits = {.min_workers = 2, .soft_limit = [] { return 2; }}});
+  ASSERT_TRUE(pool->DoThen([] {},
+                           [&] {
+                             in_then.Open();
+                             release.Wait();
+                           })
+                  .ok());
+  in_then.Wait();
+  ASSERT_TRUE(pool->Do([] {}).ok());                 // to the worker idle last
+  ASSERT_TRUE(pool->Do([&] { done.Open(); }).ok());  // to the other
+  done.Wait();
+  release.Open();
 }
 
 }  // namespace

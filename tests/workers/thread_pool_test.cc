@@ -128,11 +128,14 @@ TEST(ThreadPool, FiveWorksBeforeStartMakeFiveThreads) {
 TEST(ThreadPool, FiftyWorksBeforeStartMakeTheMaximumOfThreads) {
   CountingThreadFactory factory;
   Gate release;
+  Gate all;
+  std::atomic<int> begun = 0;
   std::atomic<int> ran = 0;
   {
     auto pool = New(0, 4, {.factory = &factory});
     for (int i = 0; i < 50; ++i) {
       ASSERT_TRUE(pool->CallInThread([&] {
+                        if (++begun == 4) all.Open();
                         release.Wait();
                         ++ran;
                       })
@@ -140,6 +143,7 @@ TEST(ThreadPool, FiftyWorksBeforeStartMakeTheMaximumOfThreads) {
     }
     ASSERT_TRUE(pool->Start().ok());
     EXPECT_EQ(factory.started(), 4);
+    all.Wait();
     EXPECT_EQ(pool->queued(), 46);
     release.Open();
   }

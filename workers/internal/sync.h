@@ -14,9 +14,6 @@
 #include <time.h>
 
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
@@ -57,7 +54,8 @@ inline void SyncPoint(SyncOp, const void*) {}
 
 // --- locks and waits ----------------------------------------------------------------------
 
-// A mutual exclusion lock; not recursive.
+// A mutual exclusion lock; not recursive. Who meets a holder looks again for a moment before it
+// sleeps: what is done under these locks is shorter than a sleep.
 class ABSL_LOCKABLE Mutex {
  public:
   Mutex() = default;
@@ -66,11 +64,11 @@ class ABSL_LOCKABLE Mutex {
 
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
     SyncPoint(SyncOp::kLock, this);
-    mutex_.lock();
+    pthread_mutex_lock(&mutex_);
     SyncPoint(SyncOp::kLocked, this);
   }
   void Unlock() ABSL_UNLOCK_FUNCTION() {
-    mutex_.unlock();
+    pthread_mutex_unlock(&mutex_);
     SyncPoint(SyncOp::kUnlocked, this);
   }
   // Tells clang that the caller holds it, where the caller knows that in another way.
@@ -78,7 +76,7 @@ class ABSL_LOCKABLE Mutex {
 
  private:
   friend class CondVar;
-  std::mutex mutex_;
+  pthread_mutex_t mutex_ = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP;
 };
 
 class ABSL_SCOPED_LOCKABLE MutexLock {
@@ -98,43 +96,34 @@ class ABSL_SCOPED_LOCKABLE MutexLock {
 // after unlocking, never before: the woken thread must not run into the lock.
 class CondVar {
  public:
+  CondVar() = default;
+  CondVar(const CondVar&) = delete;
+  CondVar& operator=(const CondVar&) = delete;
+
   void Wait(Mutex& mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     SyncPoint(SyncOp::kWait, &mutex);
-    {
-      Adopted lock(mutex.mutex_);
-      condition_.wait(lock);
-    }
+    pthread_cond_wait(&condition_, &mutex.mutex_);
     SyncPoint(SyncOp::kLocked, &mutex);
   }
   // Waits until `deadline` (as SteadyNow counts) at the latest.
   void WaitUntil(Mutex& mutex, absl::Duration deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (deadline == absl::InfiniteDuration()) return Wait(mutex);
     SyncPoint(SyncOp::kWait, &mutex);
-    {
-      Adopted lock(mutex.mutex_);
-      condition_.wait_until(
-          lock, std::chrono::steady_clock::time_point(absl::ToChronoNanoseconds(deadline)));
-    }
+    const timespec when = absl::ToTimespec(deadline);
+    pthread_cond_clockwait(&condition_, &mutex.mutex_, CLOCK_MONOTONIC, &when);
     SyncPoint(SyncOp::kLocked, &mutex);
   }
   void Signal() {
     SyncPoint(SyncOp::kSignal, this);
-    condition_.notify_one();
+    pthread_cond_signal(&condition_);
   }
   void SignalAll() {
     SyncPoint(SyncOp::kSignal, this);
-    condition_.notify_all();
+    pthread_cond_broadcast(&condition_);
   }
 
  private:
-  // The caller's lock, as std::condition_variable wants it; the caller's again in the end, also
-  // when the thread is cancelled in the wait.
-  struct Adopted : std::unique_lock<std::mutex> {
-    explicit Adopted(std::mutex& held) : std::unique_lock<std::mutex>(held, std::adopt_lock) {}
-    ~Adopted() { release(); }
-  };
-
-  std::condition_variable condition_;
+  pthread_cond_t condition_ = PTHREAD_COND_INITIALIZER;
 };
 
 // --- atomics ------------------------------------------------------------------------------
