@@ -5,13 +5,19 @@
 #include "tests/workers/interleaving.h"
 
 #include <atomic>
+#include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "workers/clock.h"
@@ -287,6 +293,235 @@ TEST(Interleaving, T1_DoAndQuitOfAPoolAreLinearizable) {
   }
 }
 
+// --- QuitNow against everything ---------------------------------------------------------------
+
+// A Team of MemoryWorkers in which each work is counted from Do to the end of its captures. Two
+// threads of a schedule may use it at once.
+class QuitNowScene {
+ public:
+  using Made = absl::StatusOr<std::unique_ptr<IWorker>>;
+
+  explicit QuitNowScene(std::unique_ptr<IExclusiveWorker> coordinator) {
+    team_ = *Team::Create(
+        {.coordinator = std::move(coordinator),
+         .create_worker = [this] { return create(); },
+         .limits = {.soft_limit = [] { return 1; }},
+         .on_error =
+             [this](const ErrorReport& report) { reported_ += static_cast<int>(report.dropped); }});
+  }
+
+  Team& team() { return *team_; }
+  // How a worker is made, for tests that make none.
+  std::function<Made()> create = [this] { return Create(); };
+  // What the destructor of the captures of each work that is given next does.
+  std::function<void()> at_destruction = {};
+
+  void Give() {
+    Work work = [this, probe = std::make_unique<Probe>(gone_, at_destruction)] { ++ran_; };
+    if (team_->Do(std::move(work)).ok()) {
+      ++accepted_;
+    } else {
+      EXPECT_TRUE(work != nullptr);
+      ++refused_;
+    }
+  }
+  void QuitNow() { counted_ += static_cast<int>(team_->QuitNow()); }
+  // Waits until the first worker has a work.
+  void AwaitWork() {
+    while (first() == nullptr || first()->queued() == 0) std::this_thread::yield();
+  }
+  // One work of the first worker.
+  void Step() { EXPECT_EQ((*first())(), Performed::kRan); }
+
+  // Steps all to the end, and expects that each accepted work ran or was counted as dropped, once.
+  void End() {
+    team_->Quit().IgnoreError();
+    int waits = 0;
+    for (; waits < 10'000; ++waits) {
+      for (size_t i = 0; i < made(); ++i) {
+        while (workers_[i]() == Performed::kRan) {
+        }
+      }
+      if (team_->Join(absl::Milliseconds(1)).ok()) break;
+    }
+    if (waits == 10'000) {
+      ADD_FAILURE() << "the Team has no end";
+      team_.release();
+      return;
+    }
+    const TeamStatistics s = team_->statistics();
+    EXPECT_EQ(accepted_, ran_ + counted_ + reported_);
+    EXPECT_EQ(gone_, accepted_ + refused_);
+    EXPECT_EQ(s.accepted, accepted_);
+    EXPECT_EQ(s.refused, refused_);
+    EXPECT_EQ(s.completed, ran_);
+    EXPECT_EQ(s.dropped, counted_ + reported_);
+    EXPECT_EQ(s.backlogged, 0);
+    EXPECT_EQ(s.live, 0);
+    EXPECT_EQ(s.workers_created, static_cast<int64_t>(made()));
+    for (MemoryPerformer& worker : workers_) EXPECT_EQ(worker(), Performed::kFinished);
+    team_ = nullptr;
+  }
+
+  int accepted() const { return accepted_; }
+  int ran() const { return ran_; }
+  int counted() const { return counted_; }
+  int reported() const { return reported_; }
+
+ private:
+  struct Probe {
+    Probe(std::atomic<int>& gone, std::function<void()> then) : gone(gone), then(std::move(then)) {}
+    ~Probe() {
+      ++gone;
+      if (then) then();
+    }
+    std::atomic<int>& gone;
+    const std::function<void()> then;
+  };
+
+  Made Create() {
+    MemoryWorker worker = CreateMemoryWorker("worker");
+    std::lock_guard lock(mutex_);
+    workers_.push_back(std::move(worker.performer));
+    return std::move(worker.worker);
+  }
+  size_t made() {
+    std::lock_guard lock(mutex_);
+    return workers_.size();
+  }
+  MemoryPerformer* first() {
+    std::lock_guard lock(mutex_);
+    return workers_.empty() ? nullptr : &workers_.front();
+  }
+
+  std::atomic<int> accepted_ = 0;
+  std::atomic<int> refused_ = 0;
+  std::atomic<int> ran_ = 0;
+  std::atomic<int> gone_ = 0;      // works whose captures are destroyed
+  std::atomic<int> counted_ = 0;   // by QuitNow
+  std::atomic<int> reported_ = 0;  // as dropped, to the error handler
+  std::mutex mutex_;
+  std::deque<MemoryPerformer> workers_;  // of its own mutex; stepped by one thread at a time
+  std::unique_ptr<Team> team_;
+};
+
+using SceneStep = std::function<void(QuitNowScene&)>;
+
+// QuitNow meets `other` at each point of either, after `prepare`: with a coordinator that is
+// inline, and with one that has a thread of its own.
+void QuitNowAgainst(
+    const SceneStep& prepare, const SceneStep& other,
+    const SceneStep& check = [](QuitNowScene&) {}) {
+  const SceneStep quit_now = [](QuitNowScene& scene) { scene.QuitNow(); };
+  for (bool inline_coordinator : {true, false}) {
+    for (bool stop_quit_now : {true, false}) {
+      for (int point = 0;; ++point) {
+        SCOPED_TRACE(testing::Message() << "inline " << inline_coordinator << ", QuitNow stops "
+                                        << stop_quit_now << ", point " << point);
+        Interleaving schedule(point);
+        QuitNowScene scene(inline_coordinator ? NewLockWorker() : NewThreadWorker());
+        prepare(scene);
+        schedule.Run([&] { (stop_quit_now ? quit_now : other)(scene); },
+                     [&] { (stop_quit_now ? other : quit_now)(scene); });
+        const bool reached = schedule.reached();
+        scene.End();
+        check(scene);
+        if (testing::Test::HasFailure()) return;
+        if (reached) continue;
+        EXPECT_GT(point, 2);
+        break;
+      }
+    }
+  }
+}
+
+// One is with its worker or on its way there, two wait.
+void GiveThree(QuitNowScene& scene) {
+  for (int i = 0; i < 3; ++i) scene.Give();
+}
+
+TEST(Interleaving, QuitNowAgainstADo) {
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.Give(); });
+}
+
+// Nobody is there yet: that Do has a worker made.
+TEST(Interleaving, QuitNowAgainstADoThatMakesAWorker) {
+  QuitNowAgainst([](QuitNowScene&) {}, [](QuitNowScene& scene) { scene.Give(); });
+}
+
+TEST(Interleaving, QuitNowAgainstACreationThatFails) {
+  for (bool fails : {true, false}) {
+    QuitNowAgainst(
+        [fails](QuitNowScene& scene) {
+          scene.create = [fails]() -> QuitNowScene::Made {
+            if (fails) return absl::UnavailableError("no thread left");
+            return nullptr;
+          };
+        },
+        [](QuitNowScene& scene) { scene.Give(); },
+        [](QuitNowScene& scene) { EXPECT_EQ(scene.ran(), 0); });
+  }
+}
+
+// One is with its worker, two wait.
+void GiveThreeAndAwaitWork(QuitNowScene& scene) {
+  GiveThree(scene);
+  scene.AwaitWork();
+}
+
+// Its work ends, and it is about to take the next one.
+TEST(Interleaving, QuitNowAgainstAWorkerThatHasJustFinished) {
+  QuitNowAgainst(
+      GiveThreeAndAwaitWork, [](QuitNowScene& scene) { scene.Step(); },
+      [](QuitNowScene& scene) { EXPECT_GE(scene.ran(), 1); });
+}
+
+TEST(Interleaving, QuitNowAgainstQuit) {
+  std::atomic<int> won = 0;
+  QuitNowAgainst(
+      [&won](QuitNowScene& scene) {
+        won = 0;
+        GiveThree(scene);
+      },
+      [&won](QuitNowScene& scene) { won += scene.team().Quit().ok(); },
+      [&won](QuitNowScene&) { EXPECT_LE(won, 1); });
+}
+
+// Each work is counted by one of the two.
+TEST(Interleaving, QuitNowAgainstQuitNow) {
+  QuitNowAgainst(
+      GiveThree, [](QuitNowScene& scene) { scene.QuitNow(); },
+      [](QuitNowScene& scene) {
+        EXPECT_EQ(scene.accepted(), 3);
+        EXPECT_GE(scene.counted(), 2);
+        EXPECT_EQ(scene.reported(), 0);
+      });
+}
+
+TEST(Interleaving, QuitNowAgainstGrowAndShrink) {
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Grow(2).IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Shrink().IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Fit(2, 3).IgnoreError(); });
+}
+
+// What it drops calls the Team, while another thread does too.
+TEST(Interleaving, QuitNowWhoseDroppedCapturesCallTheTeamAgainstAWorkerThatHasJustFinished) {
+  const SceneStep calls[] = {
+      [](QuitNowScene& scene) { scene.Give(); },
+      [](QuitNowScene& scene) { scene.team().Quit().IgnoreError(); },
+      [](QuitNowScene& scene) { scene.QuitNow(); },
+  };
+  for (const SceneStep& call : calls) {
+    QuitNowAgainst(
+        [&call](QuitNowScene& scene) {
+          scene.at_destruction = [&call, &scene] { call(scene); };
+          GiveThreeAndAwaitWork(scene);
+          scene.at_destruction = {};  // not for those that are given from there
+        },
+        [](QuitNowScene& scene) { scene.Step(); });
+  }
+}
+
 // --- wake-ups ---------------------------------------------------------------------------------
 
 class SignalCounter final : public internal::SyncObserver {
@@ -495,6 +730,48 @@ TEST(Interleaving, Hazard2_AWorkerMayDieWhileItsDoReturns) {
         [&] {});
     gone.Wait();
     if (!schedule.reached()) break;
+  }
+}
+
+// --- QuitNow: the coordinator's thread, or the worker's, is stopped ---------------------------
+
+TEST(Interleaving, QuitNowAtEachPointOfTheCoordinatorsThread) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    Interleaving schedule(point);
+    Gate begin;
+    FirstThreadFactory factory(schedule, begin);
+    QuitNowScene scene(*ThreadWorker::Create({.factory = &factory}));
+    GiveThree(scene);
+    begin.Open();
+    schedule.AsSecond([&] {
+      scene.Give();
+      scene.QuitNow();
+    });
+    scene.End();
+    if (!schedule.reached() || testing::Test::HasFailure()) break;
+  }
+}
+
+TEST(Interleaving, QuitNowAtEachPointOfAPoolsThread) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    int ran = 0;
+    int64_t dropped = 0;
+    Interleaving schedule(point);
+    Gate begin;
+    FirstThreadFactory factory(schedule, begin);
+    auto pool = *MakePool({.limits = {.soft_limit = [] { return 1; }}, .factory = &factory});
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(pool->Do([&] { ++ran; }).ok());
+    begin.Open();
+    schedule.AsSecond([&] { dropped = pool->QuitNow(); });
+    EXPECT_TRUE(pool->Join().ok());
+    EXPECT_EQ(pool->statistics().completed, ran);
+    EXPECT_EQ(pool->statistics().dropped, dropped);
+    pool = nullptr;
+    EXPECT_EQ(ran + dropped, 3);
+    EXPECT_GE(ran, 1);
+    if (!schedule.reached() || testing::Test::HasFailure()) break;
   }
 }
 
