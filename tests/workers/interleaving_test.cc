@@ -4,13 +4,16 @@
 
 #include "tests/workers/interleaving.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -29,7 +32,9 @@
 #include "workers/team.h"
 #include "workers/testing/counting_thread_factory.h"
 #include "workers/testing/gate.h"
+#include "workers/testing/manual_clock.h"
 #include "workers/thread_factory.h"
+#include "workers/thread_pool.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
 
@@ -522,6 +527,168 @@ TEST(Interleaving, QuitNowWhoseDroppedCapturesCallTheTeamAgainstAWorkerThatHasJu
   }
 }
 
+// --- ThreadPool -------------------------------------------------------------------------------
+
+// A started ThreadPool whose threads have all ended before the schedule does.
+class PoolScene {
+ public:
+  PoolScene(int min, int max)
+      : pool(*ThreadPool::Create(
+            {.min_threads = min,
+             .max_threads = max,
+             .pool = {.factory = &factory_, .on_error = [this](const ErrorReport& report) {
+                        dropped += static_cast<int>(report.dropped);
+                      }}})) {}
+  ~PoolScene() {
+    pool = nullptr;
+    factory_.Finish();
+    EXPECT_EQ(factory_.started(), factory_.joined());
+  }
+
+  std::atomic<int> dropped = 0;
+
+ private:
+  test::CountingThreadFactory factory_;
+
+ public:
+  std::unique_ptr<ThreadPool> pool;
+};
+
+// `first` and `second` meet at each point of either; then `check`.
+void EachScheduleOfAPool(int min, int max, const std::function<void(PoolScene&)>& prepare,
+                         const std::function<void(PoolScene&)>& first,
+                         const std::function<void(PoolScene&)>& second,
+                         const std::function<void(PoolScene&)>& check) {
+  for (bool stop_first : {true, false}) {
+    for (int point = 0;; ++point) {
+      SCOPED_TRACE(testing::Message() << "the first stops " << stop_first << ", point " << point);
+      Interleaving schedule(point);
+      PoolScene scene(min, max);
+      prepare(scene);
+      schedule.Run([&] { (stop_first ? first : second)(scene); },
+                   [&] { (stop_first ? second : first)(scene); });
+      check(scene);
+      if (testing::Test::HasFailure()) return;
+      if (schedule.reached()) continue;
+      EXPECT_GT(point, 2);
+      break;
+    }
+  }
+}
+
+void StartPool(PoolScene& scene) { EXPECT_TRUE(scene.pool->Start().ok()); }
+
+// P7: in the original two that resize at once read and write the size in turn.
+TEST(Interleaving, P7_OfTwoResizesOneIsTheLast) {
+  EachScheduleOfAPool(
+      0, 8, StartPool, [](PoolScene& scene) { EXPECT_TRUE(scene.pool->AdjustPoolSize(4, 4).ok()); },
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->AdjustPoolSize(2, 2).ok()); },
+      [](PoolScene& scene) {
+        EXPECT_EQ(scene.pool->min(), scene.pool->max());
+        EXPECT_EQ(scene.pool->workers(), scene.pool->max());
+      });
+}
+
+TEST(Interleaving, P7_AResizeWhileThePoolStartsIsNotLost) {
+  EachScheduleOfAPool(
+      1, 1, [](PoolScene&) {}, StartPool,
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->AdjustPoolSize(3, 3).ok()); },
+      [](PoolScene& scene) { EXPECT_EQ(scene.pool->workers(), 3); });
+}
+
+// P12: of two that want the last thread that is possible, one gets it and the other is told.
+TEST(Interleaving, P12_OfTwoThatStartTheLastWorkerOneIsRefused) {
+  std::atomic<int> started = 0;
+  const auto start = [&started](PoolScene& scene) {
+    const absl::Status status = scene.pool->StartAWorker();
+    EXPECT_TRUE(status.ok() || absl::IsResourceExhausted(status)) << status;
+    if (status.ok()) ++started;
+  };
+  EachScheduleOfAPool(
+      0, 1,
+      [&started](PoolScene& scene) {
+        started = 0;
+        StartPool(scene);
+      },
+      start, start,
+      [&started](PoolScene& scene) {
+        EXPECT_EQ(started, 1);
+        EXPECT_EQ(scene.pool->workers(), 1);
+      });
+}
+
+// And none is refused where there is room for both.
+TEST(Interleaving, P12_TwoThatStartAWorkerStartTwo) {
+  const auto start = [](PoolScene& scene) { EXPECT_TRUE(scene.pool->StartAWorker().ok()); };
+  EachScheduleOfAPool(0, 2, StartPool, start, start,
+                      [](PoolScene& scene) { EXPECT_EQ(scene.pool->workers(), 2); });
+}
+
+TEST(Interleaving, P12_ThereAreNoMoreThreadsThanTheMaximumWhereWorkComesWhileOneIsStarted) {
+  Gate* release = nullptr;
+  EachScheduleOfAPool(
+      0, 1,
+      [&release](PoolScene& scene) {
+        release = new Gate;
+        StartPool(scene);
+      },
+      [](PoolScene& scene) { scene.pool->StartAWorker().IgnoreError(); },
+      [&release](PoolScene& scene) {
+        EXPECT_TRUE(scene.pool->CallInThread([gate = release] { gate->Wait(); }).ok());
+      },
+      [&release](PoolScene& scene) {
+        EXPECT_EQ(scene.pool->workers(), 1);
+        release->Open();
+        EXPECT_TRUE(scene.pool->Stop().ok());
+        delete release;
+        EXPECT_EQ(scene.pool->statistics().completed, 1);
+      });
+}
+
+// P1, P10: a call meets Stop in another thread: it is refused, or it runs and is answered.
+TEST(Interleaving, P10_ACallAgainstStopRunsOrIsRefused) {
+  std::atomic<int> taken = 0;
+  std::atomic<int> answered = 0;
+  EachScheduleOfAPool(
+      1, 1,
+      [&](PoolScene& scene) {
+        taken = 0;
+        answered = 0;
+        StartPool(scene);
+      },
+      [&](PoolScene& scene) {
+        const absl::Status status = scene.pool->CallInThreadWithCallback(
+            [&answered](absl::StatusOr<int> result) { answered += *result; }, [] { return 1; });
+        EXPECT_TRUE(status.ok() || IsAlreadyQuit(status)) << status;
+        taken = status.ok();
+      },
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->Stop().ok()); },
+      [&](PoolScene& scene) {
+        EXPECT_TRUE(scene.pool->Stop().ok());
+        EXPECT_EQ(answered, taken);
+      });
+}
+
+// Work that waits for Start, which meets Stop: it runs, or it is dropped and reported.
+TEST(Interleaving, P10_StartAgainstStopRunsWhatWasTakenOrReportsIt) {
+  std::atomic<int> ran = 0;
+  EachScheduleOfAPool(
+      0, 1,
+      [&ran](PoolScene& scene) {
+        ran = 0;
+        for (int i = 0; i < 3; ++i) {
+          EXPECT_TRUE(scene.pool->CallInThread([&ran] { ++ran; }).ok());
+        }
+      },
+      [](PoolScene& scene) { scene.pool->Start().IgnoreError(); },
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->Stop().ok()); },
+      [&ran](PoolScene& scene) {
+        EXPECT_TRUE(scene.pool->Stop().ok());
+        EXPECT_EQ(ran + scene.dropped, 3);
+        EXPECT_EQ(scene.pool->workers(), 0);
+      });
+}
+
 // --- wake-ups ---------------------------------------------------------------------------------
 
 class SignalCounter final : public internal::SyncObserver {
@@ -585,8 +752,8 @@ template <typename T>
 std::function<absl::Status()> SetOf() {
   return [flag = std::make_shared<T>()] { return flag->Set(); };
 }
-std::function<absl::Status()> QuitOf(std::unique_ptr<IExclusiveWorker> worker) {
-  return [worker = std::shared_ptr<IExclusiveWorker>(std::move(worker))] { return worker->Quit(); };
+std::function<absl::Status()> QuitOf(std::unique_ptr<IWorker> worker) {
+  return [worker = std::shared_ptr<IWorker>(std::move(worker))] { return worker->Quit(); };
 }
 
 TEST(Interleaving, W2_TheStraightPortLetsTwoQuitsWin) {
@@ -601,6 +768,12 @@ TEST(Interleaving, W2_OfTwoQuitsExactlyOneWins) {
   EXPECT_EQ(
       FewestAndMostWinnersOfTwoQuits([] { return QuitOf(std::make_unique<SteppedAtTheEnd>()); }),
       one);
+  EXPECT_EQ(
+      FewestAndMostWinnersOfTwoQuits([] { return QuitOf(std::make_unique<SerialOnThread>()); }),
+      one);
+  EXPECT_EQ(FewestAndMostWinnersOfTwoQuits(
+                [] { return QuitOf(*MakePool({.limits = {.min_workers = 1}})); }),
+            one);
 }
 
 // --- LockWorker -----------------------------------------------------------------------------
@@ -841,6 +1014,144 @@ TEST(Interleaving, Hazard3_AMemoryWorkerRunsAndDropsNothingUnderALock) {
   EXPECT_THAT(held, testing::ElementsAre(0, 0, 0, 0, 0, 0));
 }
 
+// Notes, by name, the most locks that a thread has held at some place.
+class MostHeld {
+ public:
+  void Note(const std::string& place) {
+    std::lock_guard lock(mutex_);
+    int& most = places_[place];
+    most = std::max(most, LockTracker::Held());
+  }
+  std::map<std::string, int> places() const {
+    std::lock_guard lock(mutex_);
+    return places_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, int> places_;
+};
+
+class NotingWorker final : public IWorker {
+ public:
+  NotingWorker(MostHeld& held, std::unique_ptr<IWorker> inner)
+      : held_(held), inner_(std::move(inner)) {}
+  ~NotingWorker() override { held_.Note("the worker's destructor"); }
+  absl::Status Do(Work&& work) override {
+    held_.Note("the worker's Do");
+    return inner_->Do(std::move(work));
+  }
+  absl::Status Quit() override {
+    held_.Note("the worker's Quit");
+    return inner_->Quit();
+  }
+
+ private:
+  MostHeld& held_;
+  const std::unique_ptr<IWorker> inner_;
+};
+
+class NotingClock final : public Clock {
+ public:
+  explicit NotingClock(MostHeld& held) : held_(held) {}
+  absl::Duration Now() const override { return inner.Now(); }
+  absl::Status RunAt(absl::Duration when, Work&& work) override {
+    held_.Note("the clock's RunAt");
+    return inner.RunAt(when, std::move(work));
+  }
+  test::ManualClock inner;
+
+ private:
+  MostHeld& held_;
+};
+
+struct NotingCapture {
+  NotingCapture(MostHeld& held, std::string place) : held(held), place(std::move(place)) {}
+  ~NotingCapture() { held.Note(place); }
+  MostHeld& held;
+  const std::string place;
+};
+
+TEST(Interleaving, Hazard3_ATeamCallsNothingForeignUnderALock) {
+  MostHeld held;
+  LockTracker tracker;
+  test::CountingThreadFactory factory;
+  NotingClock clock(held);
+  const auto capture = [&held](std::string place) {
+    return std::make_unique<NotingCapture>(held, std::move(place));
+  };
+  {
+    std::atomic<bool> fail = true;
+    auto team =
+        *Team::Create({.coordinator = NewLockWorker(),
+                       .create_worker = [&]() -> absl::StatusOr<std::unique_ptr<IWorker>> {
+                         held.Note("create_worker");
+                         if (fail.exchange(false)) return absl::UnavailableError("no thread left");
+                         return std::make_unique<NotingWorker>(
+                             held, *ThreadWorker::Create({.factory = &factory}));
+                       },
+                       .limits = {.soft_limit = [] { return 1; }, .idle_timeout = absl::Seconds(1)},
+                       .on_error = [&](const ErrorReport&) { held.Note("the handler"); },
+                       .clock = &clock});
+    EXPECT_TRUE(team->Do([&held, probe = capture("captures")] {
+                      held.Note("work");
+                      throw std::runtime_error("boom");
+                    })
+                    .ok());
+    clock.inner.Advance(absl::Seconds(1));  // the worker is made
+    Gate idle;
+    EXPECT_TRUE(team->DoThen([&held, probe = capture("captures")] { held.Note("work"); },
+                             [&, probe = capture("captures of then")] {
+                               held.Note("then");
+                               idle.Open();
+                             })
+                    .ok());
+    idle.Wait();
+    EXPECT_TRUE(team->Grow(1).ok());
+    EXPECT_TRUE(team->Shrink(1).ok());
+    Gate busy;
+    Gate release;
+    EXPECT_TRUE(team->Do([&] {
+                      busy.Open();
+                      release.Wait();
+                    })
+                    .ok());
+    busy.Wait();
+    EXPECT_TRUE(team->Do([probe = capture("dropped captures")] {}).ok());
+    EXPECT_EQ(team->QuitNow(), 1);
+    release.Open();
+  }
+  factory.Finish();
+  EXPECT_THAT(held.places(),
+              testing::UnorderedElementsAre(
+                  testing::Pair("captures", 0), testing::Pair("captures of then", 0),
+                  testing::Pair("create_worker", 0), testing::Pair("dropped captures", 0),
+                  testing::Pair("the clock's RunAt", 0), testing::Pair("the handler", 0),
+                  testing::Pair("the worker's Do", 0), testing::Pair("the worker's Quit", 0),
+                  testing::Pair("the worker's destructor", 0), testing::Pair("then", 0),
+                  testing::Pair("work", 0)));
+  EXPECT_GT(tracker.started(), 0);
+  EXPECT_EQ(tracker.started_under_lock(), 0);
+}
+
+TEST(Interleaving, Hazard3_ASerialWorkerRunsAndDropsNothingUnderALock) {
+  std::vector<int> held;
+  LockTracker tracker;
+  {
+    MemoryWorker base = CreateMemoryWorker("base");
+    SerialGroup group(*base.worker, {.on_error = [&](const ErrorReport&) {
+      held.push_back(LockTracker::Held());
+    }});
+    SerialWorker worker(group);
+    RecordHeld(worker, held);
+    EXPECT_EQ(base.performer(), Performed::kRan);
+    RecordHeld(worker, held);
+    EXPECT_EQ(base.performer.Drop(), 1u);
+  }
+  // Run: work, captures, handler. Dropped: captures, handler.
+  EXPECT_THAT(held, testing::ElementsAre(0, 0, 0, 0, 0));
+}
+
 // L6: in the original whoever coordinates starts threads with the lock held.
 TEST(Interleaving, L6_NoThreadIsStartedUnderALock) {
   LockTracker tracker;
@@ -853,7 +1164,11 @@ TEST(Interleaving, L6_NoThreadIsStartedUnderALock) {
     EXPECT_TRUE(clock.RunAt(clock.Now(), [&] { ran.Open(); }).ok());
     ran.Wait();
   }
-  EXPECT_EQ(tracker.started(), 2);
+  {
+    auto pool = *MakePool({.limits = {.min_workers = 1, .idle_timeout = absl::Hours(1)}});
+    EXPECT_TRUE(pool->Grow(1).ok());  // and a timer
+  }
+  EXPECT_EQ(tracker.started(), 5);
   EXPECT_EQ(tracker.started_under_lock(), 0);
 }
 
