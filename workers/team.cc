@@ -180,6 +180,7 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   void AssertCoordinates() const ABSL_ASSERT_EXCLUSIVE_LOCK(*coordinator) {}
 
   void Coordinate() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
+  void TryAgainForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void TryAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void Handle(Event& event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void Grow(int n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
@@ -292,6 +293,7 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   int last_soft_limit ABSL_GUARDED_BY(*coordinator) = 0;     // where asking throws
   int refused_in_a_row ABSL_GUARDED_BY(*coordinator) = 0;    // by workers that never worked
   int to_grow ABSL_GUARDED_BY(*coordinator) = 0;             // still to be made for Grow
+  int least ABSL_GUARDED_BY(*coordinator) = 0;               // that Fit has just asked for
   bool hold_creation ABSL_GUARDED_BY(*coordinator) = false;  // one has just failed
   bool hold_arming ABSL_GUARDED_BY(*coordinator) = false;    // likewise
   absl::Duration retry_delay ABSL_GUARDED_BY(*coordinator) = absl::ZeroDuration();
@@ -612,7 +614,7 @@ void Team::Core::Coordinate() {
     ++carrying;
     events.swap(inbox);
     quitting = quit;
-    if (std::exchange(seen_accepted, published.accepted) != published.accepted) TryAgain();
+    if (std::exchange(seen_accepted, published.accepted) != published.accepted) TryAgainForWork();
   }
   bool inside = true;
   internal::AtEndOfScope leave([this, &inside] {
@@ -644,10 +646,20 @@ void Team::Core::TryAgain() {
   hold_arming = false;
 }
 
+// Works come and end all the time: while a worker lives, and the clock tells when to try again,
+// they do not make a flood of failures out of one.
+void Team::Core::TryAgainForWork() {
+  if (armed_for == absl::InfiniteDuration() || Live() == 0) TryAgain();
+}
+
 void Team::Core::Handle(Event& event) {
   const bool failure = event.kind == Event::kFailed || event.kind == Event::kNotNow ||
                        event.kind == Event::kRefused || event.kind == Event::kNotArmed;
-  if (!failure) TryAgain();
+  if (event.kind == Event::kFinished) {
+    TryAgainForWork();
+  } else if (!failure) {
+    TryAgain();
+  }
   switch (event.kind) {
     case Event::kLook:
       break;
@@ -708,7 +720,7 @@ void Team::Core::Handle(Event& event) {
       break;
     case Event::kFit:
       Shrink(std::max(0, Staying() + to_grow - event.most));
-      Grow(std::max(0, event.n - Staying() - to_grow));
+      least = event.n;
       break;
     case Event::kBlocked:
       blocked += event.n;
@@ -797,6 +809,8 @@ void Team::Core::Decide(int soft_limit) {
          Live() < limits.hard_limit) {
     Create();
   }
+  // For Fit those count that the backlog has just had made.
+  if (const int n = std::exchange(least, 0) - Staying() - to_grow; n > 0) Grow(n);
   // A few at a time, so that the first failure ends it.
   to_grow = quitting ? 0 : std::min(to_grow, limits.hard_limit - Live());
   for (; to_grow > 0 && starting < kMostStarting; --to_grow) Create();
@@ -858,7 +872,7 @@ void Team::Core::Publish() {
   published.blocked = blocked;
   published.workers_created = created;
   published.creation_failures = failures;
-  may_take = one_wake_at_a_time && marked_busy == 0 && !hold_creation && !hold_arming &&
+  may_take = one_wake_at_a_time && marked_busy == 0 && !hold_arming &&
              next_growth == absl::InfiniteDuration();
 }
 

@@ -29,7 +29,9 @@ struct TeamLimits {
   int hard_limit = std::numeric_limits<int>::max();           // never more, whatever else says
   absl::Duration idle_timeout = absl::InfiniteDuration();     // released when idle for so long
   int64_t max_backlog = std::numeric_limits<int64_t>::max();  // a Do beyond it: ResourceExhausted
-  absl::Duration retry_after = absl::Milliseconds(10);  // a failed creation; doubled up to 1 s
+  // A failed creation is tried again after this, doubled up to 1 s; at once when a worker has
+  // ended, at Poke and Grow; and when work comes, if no worker lives.
+  absl::Duration retry_after = absl::Milliseconds(10);
 };
 
 // One consistent snapshot: idle + busy + starting + ending == live in every one of them.

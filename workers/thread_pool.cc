@@ -1,5 +1,6 @@
 #include "workers/thread_pool.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "absl/base/thread_annotations.h"
@@ -30,6 +31,10 @@ struct ThreadPool::Shared {
   mutable internal::Mutex mutex;
   int min ABSL_GUARDED_BY(mutex);
   int max ABSL_GUARDED_BY(mutex);
+  // Of the StartAWorkers that are under way: how many, and how many threads there will be after
+  // the last of them.
+  int starters ABSL_GUARDED_BY(mutex) = 0;
+  int promised ABSL_GUARDED_BY(mutex) = 0;
   // Stopped after it was started, it still runs what it took; stopped before, it never will.
   enum { kNew, kRunning, kDraining, kNeverStarted } state ABSL_GUARDED_BY(mutex) = kNew;
   internal::Atomic<int> limit = 0;  // of the team; written with `mutex`
@@ -69,8 +74,24 @@ ThreadPool::ThreadPool(std::shared_ptr<Shared> shared, std::unique_ptr<Team> tea
 
 ThreadPool::~ThreadPool() { Quit().IgnoreError(); }  // the team's destructor waits
 
+// Shrinks or grows the team to what min and max are. Two at once may come to the team in another
+// order than to the numbers: so each looks again whether what it came with still holds, and the
+// last to come does.
+absl::Status ThreadPool::FitTeam() {
+  for (;;) {
+    int min, max;
+    {
+      internal::MutexLock lock(shared_->mutex);
+      min = shared_->min;
+      max = shared_->max;
+    }
+    if (absl::Status status = team_->Fit(min, max); !status.ok()) return status;
+    internal::MutexLock lock(shared_->mutex);
+    if (shared_->min == min && shared_->max == max) return absl::OkStatus();
+  }
+}
+
 absl::Status ThreadPool::Start() {
-  int min, max;
   {
     internal::MutexLock lock(shared_->mutex);
     if (shared_->state == Shared::kRunning) return absl::OkStatus();
@@ -79,11 +100,9 @@ absl::Status ThreadPool::Start() {
     }
     shared_->state = Shared::kRunning;
     shared_->SetLimit();
-    min = shared_->min;
-    max = shared_->max;
   }
   team_->Poke();  // for what waits
-  return team_->Fit(min, max);
+  return FitTeam();
 }
 
 absl::Status ThreadPool::Stop(absl::Duration timeout) {
@@ -92,11 +111,10 @@ absl::Status ThreadPool::Stop(absl::Duration timeout) {
 }
 
 absl::Status ThreadPool::AdjustPoolSize(std::optional<int> min, std::optional<int> max) {
-  int new_min, new_max;
   {
     internal::MutexLock lock(shared_->mutex);
-    new_min = min.value_or(shared_->min);
-    new_max = max.value_or(shared_->max);
+    const int new_min = min.value_or(shared_->min);
+    const int new_max = max.value_or(shared_->max);
     if (absl::Status status = CheckSize(shared_->name, new_min, new_max); !status.ok())
       return status;
     shared_->min = new_min;
@@ -104,22 +122,33 @@ absl::Status ThreadPool::AdjustPoolSize(std::optional<int> min, std::optional<in
     shared_->SetLimit();
     if (shared_->state != Shared::kRunning) return absl::OkStatus();
   }
-  const absl::Status status = team_->Fit(new_min, new_max);
+  const absl::Status status = FitTeam();
   return IsAlreadyQuit(status) ? absl::OkStatus() : status;  // stopped meanwhile
 }
 
 absl::Status ThreadPool::StartAWorker() {
+  int wanted, most;
   {
     internal::MutexLock lock(shared_->mutex);
     if (shared_->state != Shared::kRunning) {
       return absl::FailedPreconditionError(absl::StrCat(shared_->name, ": is not running"));
     }
-    if (workers() >= shared_->max) {
+    const int there = std::max(workers(), shared_->promised);
+    if (there >= shared_->max) {
       return absl::ResourceExhaustedError(
           absl::StrCat(shared_->name, ": has its maximum of ", shared_->max, " threads"));
     }
+    wanted = shared_->promised = there + 1;
+    most = shared_->max;
+    ++shared_->starters;
   }
-  return team_->Grow(1);
+  // (Not one more, whatever is there: work that comes meanwhile may have one made too.)
+  absl::Status status = team_->Fit(wanted, most);
+  {
+    internal::MutexLock lock(shared_->mutex);
+    if (--shared_->starters == 0) shared_->promised = 0;
+  }
+  return status;
 }
 
 absl::Status ThreadPool::StopAWorker() {

@@ -95,6 +95,7 @@ class ThreadPool final : public IWorker {
   ThreadPool(std::shared_ptr<Shared> shared, std::unique_ptr<Team> team);
 
   absl::Status DoThen(Work&& work, Work&& then);
+  absl::Status FitTeam();
 
   const std::shared_ptr<Shared> shared_;
   const std::unique_ptr<Team> team_;

@@ -10,7 +10,11 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
@@ -143,6 +147,29 @@ TEST(Cost, DoOfAPoolAllocatesNothingInSteadyState) {
   EXPECT_EQ(allocations.load() - before, 0);
 }
 
+// And where `then` comes along.
+TEST(Cost, DoThenOfAPoolAllocatesNothingInSteadyState) {
+  struct Nothing {
+    void* first;
+    void* second;
+    void operator()() && {}
+  };
+  struct WithThen final : IWorker {
+    explicit WithThen(Team& pool) : pool(pool) {}
+    absl::Status Do(Work&& work) override {
+      return pool.DoThen(Nothing{this, this}, std::move(work));
+    }
+    absl::Status Quit() override { return absl::OkStatus(); }
+    Team& pool;
+  };
+  auto pool = *MakePool({.limits = {.min_workers = 2, .soft_limit = [] { return 2; }}});
+  WithThen with_then(*pool);
+  Rounds(with_then, 100, 1000);
+  const long before = allocations.load();
+  Rounds(with_then, 100, 500);
+  EXPECT_EQ(allocations.load() - before, 0);
+}
+
 TEST(Cost, DoOfASerialWorkerAllocatesNothingInSteadyState) {
   auto base = *ThreadWorker::Create();
   SerialGroup group(*base);
@@ -151,6 +178,63 @@ TEST(Cost, DoOfASerialWorkerAllocatesNothingInSteadyState) {
   const long before = allocations.load();
   Rounds(worker, 100, 500);
   EXPECT_EQ(allocations.load() - before, 0);
+}
+
+// Many of them on a pool: nodes that one does not need any more are another's.
+TEST(Cost, DoOfManySerialWorkersOnAPoolAllocatesNothingInSteadyState) {
+  auto pool = *MakePool({.limits = {.min_workers = 2, .soft_limit = [] { return 2; }}});
+  SerialGroup group(*pool);
+  struct RoundRobin final : IWorker {
+    absl::Status Do(Work&& work) override {
+      return workers[next++ % workers.size()]->Do(std::move(work));
+    }
+    absl::Status Quit() override { return absl::OkStatus(); }
+    std::vector<std::unique_ptr<SerialWorker>> workers;
+    size_t next = 0;
+  };
+  RoundRobin all;
+  for (int i = 0; i < 100; ++i) all.workers.push_back(std::make_unique<SerialWorker>(group));
+  Rounds(all, 100, 1000);
+  const long before = allocations.load();
+  Rounds(all, 100, 500);
+  // A list may meet its greatest length late; 50,000 works are many more than that.
+  EXPECT_LE(allocations.load() - before, 8);
+}
+
+// A base that keeps one turn, and allocates nothing.
+class OneTurn final : public IWorker {
+ public:
+  absl::Status Do(Work&& work) override {
+    EXPECT_TRUE(turn_ == nullptr);
+    turn_ = std::move(work);
+    return absl::OkStatus();
+  }
+  absl::Status Quit() override { return absl::OkStatus(); }
+  void Run() {
+    Work turn = std::exchange(turn_, nullptr);
+    std::move(turn)();
+  }
+
+ private:
+  Work turn_;
+};
+
+// One that has worked and is idle has nothing on the heap but itself.
+TEST(Cost, ASerialWorkerThatIsIdleKeepsNothing) {
+  OneTurn base;
+  SerialGroup group(base, {.quantum_time = absl::InfiniteDuration()});
+  std::vector<std::unique_ptr<SerialWorker>> workers;
+  for (int i = 0; i < 10'000; ++i) workers.push_back(std::make_unique<SerialWorker>(group));
+  std::atomic<long> ran = 0;
+  const auto use = [&](SerialWorker& worker) {
+    for (int n = 0; n < 3; ++n) EXPECT_TRUE(worker.Do(TwoPointers{&ran, nullptr}).ok());
+    base.Run();
+  };
+  for (int i = 0; i < 3; ++i) use(*workers[0]);
+  const long before = allocations.load();
+  for (auto& worker : workers) use(*worker);
+  EXPECT_EQ(allocations.load() - before, 0);
+  EXPECT_EQ(ran, 30'009);
 }
 
 // --- context switches -----------------------------------------------------------------------

@@ -4,15 +4,24 @@
 
 #include "tests/workers/interleaving.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <deque>
+#include <functional>
 #include <future>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "workers/clock.h"
@@ -24,7 +33,9 @@
 #include "workers/team.h"
 #include "workers/testing/counting_thread_factory.h"
 #include "workers/testing/gate.h"
+#include "workers/testing/manual_clock.h"
 #include "workers/thread_factory.h"
+#include "workers/thread_pool.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
 
@@ -288,6 +299,397 @@ TEST(Interleaving, T1_DoAndQuitOfAPoolAreLinearizable) {
   }
 }
 
+// --- QuitNow against everything ---------------------------------------------------------------
+
+// A Team of MemoryWorkers in which each work is counted from Do to the end of its captures. Two
+// threads of a schedule may use it at once.
+class QuitNowScene {
+ public:
+  using Made = absl::StatusOr<std::unique_ptr<IWorker>>;
+
+  explicit QuitNowScene(std::unique_ptr<IExclusiveWorker> coordinator) {
+    team_ = *Team::Create(
+        {.coordinator = std::move(coordinator),
+         .create_worker = [this] { return create(); },
+         .limits = {.soft_limit = [] { return 1; }},
+         .on_error =
+             [this](const ErrorReport& report) { reported_ += static_cast<int>(report.dropped); }});
+  }
+
+  Team& team() { return *team_; }
+  // How a worker is made, for tests that make none.
+  std::function<Made()> create = [this] { return Create(); };
+  // What the destructor of the captures of each work that is given next does.
+  std::function<void()> at_destruction = {};
+
+  void Give() {
+    Work work = [this, probe = std::make_unique<Probe>(gone_, at_destruction)] { ++ran_; };
+    if (team_->Do(std::move(work)).ok()) {
+      ++accepted_;
+    } else {
+      EXPECT_TRUE(work != nullptr);
+      ++refused_;
+    }
+  }
+  void QuitNow() { counted_ += static_cast<int>(team_->QuitNow()); }
+  // Waits until the first worker has a work.
+  void AwaitWork() {
+    while (first() == nullptr || first()->queued() == 0) std::this_thread::yield();
+  }
+  // One work of the first worker.
+  void Step() { EXPECT_EQ((*first())(), Performed::kRan); }
+
+  // Steps all to the end, and expects that each accepted work ran or was counted as dropped, once.
+  void End() {
+    team_->Quit().IgnoreError();
+    int waits = 0;
+    for (; waits < 10'000; ++waits) {
+      for (size_t i = 0; i < made(); ++i) {
+        while (workers_[i]() == Performed::kRan) {
+        }
+      }
+      if (team_->Join(absl::Milliseconds(1)).ok()) break;
+    }
+    if (waits == 10'000) {
+      ADD_FAILURE() << "the Team has no end";
+      team_.release();
+      return;
+    }
+    const TeamStatistics s = team_->statistics();
+    EXPECT_EQ(accepted_, ran_ + counted_ + reported_);
+    EXPECT_EQ(gone_, accepted_ + refused_);
+    EXPECT_EQ(s.accepted, accepted_);
+    EXPECT_EQ(s.refused, refused_);
+    EXPECT_EQ(s.completed, ran_);
+    EXPECT_EQ(s.dropped, counted_ + reported_);
+    EXPECT_EQ(s.backlogged, 0);
+    EXPECT_EQ(s.live, 0);
+    EXPECT_EQ(s.workers_created, static_cast<int64_t>(made()));
+    for (MemoryPerformer& worker : workers_) EXPECT_EQ(worker(), Performed::kFinished);
+    team_ = nullptr;
+  }
+
+  int accepted() const { return accepted_; }
+  int ran() const { return ran_; }
+  int counted() const { return counted_; }
+  int reported() const { return reported_; }
+
+ private:
+  struct Probe {
+    Probe(std::atomic<int>& gone, std::function<void()> then) : gone(gone), then(std::move(then)) {}
+    ~Probe() {
+      ++gone;
+      if (then) then();
+    }
+    std::atomic<int>& gone;
+    const std::function<void()> then;
+  };
+
+  Made Create() {
+    MemoryWorker worker = CreateMemoryWorker("worker");
+    std::lock_guard lock(mutex_);
+    workers_.push_back(std::move(worker.performer));
+    return std::move(worker.worker);
+  }
+  size_t made() {
+    std::lock_guard lock(mutex_);
+    return workers_.size();
+  }
+  MemoryPerformer* first() {
+    std::lock_guard lock(mutex_);
+    return workers_.empty() ? nullptr : &workers_.front();
+  }
+
+  std::atomic<int> accepted_ = 0;
+  std::atomic<int> refused_ = 0;
+  std::atomic<int> ran_ = 0;
+  std::atomic<int> gone_ = 0;      // works whose captures are destroyed
+  std::atomic<int> counted_ = 0;   // by QuitNow
+  std::atomic<int> reported_ = 0;  // as dropped, to the error handler
+  std::mutex mutex_;
+  std::deque<MemoryPerformer> workers_;  // of its own mutex; stepped by one thread at a time
+  std::unique_ptr<Team> team_;
+};
+
+using SceneStep = std::function<void(QuitNowScene&)>;
+
+// QuitNow meets `other` at each point of either, after `prepare`: with a coordinator that is
+// inline, and with one that has a thread of its own.
+void QuitNowAgainst(
+    const SceneStep& prepare, const SceneStep& other,
+    const SceneStep& check = [](QuitNowScene&) {}) {
+  const SceneStep quit_now = [](QuitNowScene& scene) { scene.QuitNow(); };
+  for (bool inline_coordinator : {true, false}) {
+    for (bool stop_quit_now : {true, false}) {
+      for (int point = 0;; ++point) {
+        SCOPED_TRACE(testing::Message() << "inline " << inline_coordinator << ", QuitNow stops "
+                                        << stop_quit_now << ", point " << point);
+        Interleaving schedule(point);
+        QuitNowScene scene(inline_coordinator ? NewLockWorker() : NewThreadWorker());
+        prepare(scene);
+        schedule.Run([&] { (stop_quit_now ? quit_now : other)(scene); },
+                     [&] { (stop_quit_now ? other : quit_now)(scene); });
+        const bool reached = schedule.reached();
+        scene.End();
+        check(scene);
+        if (testing::Test::HasFailure()) return;
+        if (reached) continue;
+        EXPECT_GT(point, 2);
+        break;
+      }
+    }
+  }
+}
+
+// One is with its worker or on its way there, two wait.
+void GiveThree(QuitNowScene& scene) {
+  for (int i = 0; i < 3; ++i) scene.Give();
+}
+
+TEST(Interleaving, QuitNowAgainstADo) {
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.Give(); });
+}
+
+// Nobody is there yet: that Do has a worker made.
+TEST(Interleaving, QuitNowAgainstADoThatMakesAWorker) {
+  QuitNowAgainst([](QuitNowScene&) {}, [](QuitNowScene& scene) { scene.Give(); });
+}
+
+TEST(Interleaving, QuitNowAgainstACreationThatFails) {
+  for (bool fails : {true, false}) {
+    QuitNowAgainst(
+        [fails](QuitNowScene& scene) {
+          scene.create = [fails]() -> QuitNowScene::Made {
+            if (fails) return absl::UnavailableError("no thread left");
+            return nullptr;
+          };
+        },
+        [](QuitNowScene& scene) { scene.Give(); },
+        [](QuitNowScene& scene) { EXPECT_EQ(scene.ran(), 0); });
+  }
+}
+
+// One is with its worker, two wait.
+void GiveThreeAndAwaitWork(QuitNowScene& scene) {
+  GiveThree(scene);
+  scene.AwaitWork();
+}
+
+// Its work ends, and it is about to take the next one.
+TEST(Interleaving, QuitNowAgainstAWorkerThatHasJustFinished) {
+  QuitNowAgainst(
+      GiveThreeAndAwaitWork, [](QuitNowScene& scene) { scene.Step(); },
+      [](QuitNowScene& scene) { EXPECT_GE(scene.ran(), 1); });
+}
+
+TEST(Interleaving, QuitNowAgainstQuit) {
+  std::atomic<int> won = 0;
+  QuitNowAgainst(
+      [&won](QuitNowScene& scene) {
+        won = 0;
+        GiveThree(scene);
+      },
+      [&won](QuitNowScene& scene) { won += scene.team().Quit().ok(); },
+      [&won](QuitNowScene&) { EXPECT_LE(won, 1); });
+}
+
+// Each work is counted by one of the two.
+TEST(Interleaving, QuitNowAgainstQuitNow) {
+  QuitNowAgainst(
+      GiveThree, [](QuitNowScene& scene) { scene.QuitNow(); },
+      [](QuitNowScene& scene) {
+        EXPECT_EQ(scene.accepted(), 3);
+        EXPECT_GE(scene.counted(), 2);
+        EXPECT_EQ(scene.reported(), 0);
+      });
+}
+
+TEST(Interleaving, QuitNowAgainstGrowAndShrink) {
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Grow(2).IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Shrink().IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Fit(2, 3).IgnoreError(); });
+}
+
+// What it drops calls the Team, while another thread does too.
+TEST(Interleaving, QuitNowWhoseDroppedCapturesCallTheTeamAgainstAWorkerThatHasJustFinished) {
+  const SceneStep calls[] = {
+      [](QuitNowScene& scene) { scene.Give(); },
+      [](QuitNowScene& scene) { scene.team().Quit().IgnoreError(); },
+      [](QuitNowScene& scene) { scene.QuitNow(); },
+  };
+  for (const SceneStep& call : calls) {
+    QuitNowAgainst(
+        [&call](QuitNowScene& scene) {
+          scene.at_destruction = [&call, &scene] { call(scene); };
+          GiveThreeAndAwaitWork(scene);
+          scene.at_destruction = {};  // not for those that are given from there
+        },
+        [](QuitNowScene& scene) { scene.Step(); });
+  }
+}
+
+// --- ThreadPool -------------------------------------------------------------------------------
+
+// A started ThreadPool whose threads have all ended before the schedule does.
+class PoolScene {
+ public:
+  PoolScene(int min, int max)
+      : pool(*ThreadPool::Create(
+            {.min_threads = min,
+             .max_threads = max,
+             .pool = {.factory = &factory_, .on_error = [this](const ErrorReport& report) {
+                        dropped += static_cast<int>(report.dropped);
+                      }}})) {}
+  ~PoolScene() {
+    pool = nullptr;
+    factory_.Finish();
+    EXPECT_EQ(factory_.started(), factory_.joined());
+  }
+
+  std::atomic<int> dropped = 0;
+
+ private:
+  test::CountingThreadFactory factory_;
+
+ public:
+  std::unique_ptr<ThreadPool> pool;
+};
+
+// `first` and `second` meet at each point of either; then `check`.
+void EachScheduleOfAPool(int min, int max, const std::function<void(PoolScene&)>& prepare,
+                         const std::function<void(PoolScene&)>& first,
+                         const std::function<void(PoolScene&)>& second,
+                         const std::function<void(PoolScene&)>& check) {
+  for (bool stop_first : {true, false}) {
+    for (int point = 0;; ++point) {
+      SCOPED_TRACE(testing::Message() << "the first stops " << stop_first << ", point " << point);
+      Interleaving schedule(point);
+      PoolScene scene(min, max);
+      prepare(scene);
+      schedule.Run([&] { (stop_first ? first : second)(scene); },
+                   [&] { (stop_first ? second : first)(scene); });
+      check(scene);
+      if (testing::Test::HasFailure()) return;
+      if (schedule.reached()) continue;
+      EXPECT_GT(point, 2);
+      break;
+    }
+  }
+}
+
+void StartPool(PoolScene& scene) { EXPECT_TRUE(scene.pool->Start().ok()); }
+
+// P7: in the original two that resize at once read and write the size in turn.
+TEST(Interleaving, P7_OfTwoResizesOneIsTheLast) {
+  EachScheduleOfAPool(
+      0, 8, StartPool, [](PoolScene& scene) { EXPECT_TRUE(scene.pool->AdjustPoolSize(4, 4).ok()); },
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->AdjustPoolSize(2, 2).ok()); },
+      [](PoolScene& scene) {
+        EXPECT_EQ(scene.pool->min(), scene.pool->max());
+        EXPECT_EQ(scene.pool->workers(), scene.pool->max());
+      });
+}
+
+TEST(Interleaving, P7_AResizeWhileThePoolStartsIsNotLost) {
+  EachScheduleOfAPool(
+      1, 1, [](PoolScene&) {}, StartPool,
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->AdjustPoolSize(3, 3).ok()); },
+      [](PoolScene& scene) { EXPECT_EQ(scene.pool->workers(), 3); });
+}
+
+// P12: of two that want the last thread that is possible, one gets it and the other is told.
+TEST(Interleaving, P12_OfTwoThatStartTheLastWorkerOneIsRefused) {
+  std::atomic<int> started = 0;
+  const auto start = [&started](PoolScene& scene) {
+    const absl::Status status = scene.pool->StartAWorker();
+    EXPECT_TRUE(status.ok() || absl::IsResourceExhausted(status)) << status;
+    if (status.ok()) ++started;
+  };
+  EachScheduleOfAPool(
+      0, 1,
+      [&started](PoolScene& scene) {
+        started = 0;
+        StartPool(scene);
+      },
+      start, start,
+      [&started](PoolScene& scene) {
+        EXPECT_EQ(started, 1);
+        EXPECT_EQ(scene.pool->workers(), 1);
+      });
+}
+
+// And none is refused where there is room for both.
+TEST(Interleaving, P12_TwoThatStartAWorkerStartTwo) {
+  const auto start = [](PoolScene& scene) { EXPECT_TRUE(scene.pool->StartAWorker().ok()); };
+  EachScheduleOfAPool(0, 2, StartPool, start, start,
+                      [](PoolScene& scene) { EXPECT_EQ(scene.pool->workers(), 2); });
+}
+
+TEST(Interleaving, P12_ThereAreNoMoreThreadsThanTheMaximumWhereWorkComesWhileOneIsStarted) {
+  Gate* release = nullptr;
+  EachScheduleOfAPool(
+      0, 1,
+      [&release](PoolScene& scene) {
+        release = new Gate;
+        StartPool(scene);
+      },
+      [](PoolScene& scene) { scene.pool->StartAWorker().IgnoreError(); },
+      [&release](PoolScene& scene) {
+        EXPECT_TRUE(scene.pool->CallInThread([gate = release] { gate->Wait(); }).ok());
+      },
+      [&release](PoolScene& scene) {
+        EXPECT_EQ(scene.pool->workers(), 1);
+        release->Open();
+        EXPECT_TRUE(scene.pool->Stop().ok());
+        delete release;
+        EXPECT_EQ(scene.pool->statistics().completed, 1);
+      });
+}
+
+// P1, P10: a call meets Stop in another thread: it is refused, or it runs and is answered.
+TEST(Interleaving, P10_ACallAgainstStopRunsOrIsRefused) {
+  std::atomic<int> taken = 0;
+  std::atomic<int> answered = 0;
+  EachScheduleOfAPool(
+      1, 1,
+      [&](PoolScene& scene) {
+        taken = 0;
+        answered = 0;
+        StartPool(scene);
+      },
+      [&](PoolScene& scene) {
+        const absl::Status status = scene.pool->CallInThreadWithCallback(
+            [&answered](absl::StatusOr<int> result) { answered += *result; }, [] { return 1; });
+        EXPECT_TRUE(status.ok() || IsAlreadyQuit(status)) << status;
+        taken = status.ok();
+      },
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->Stop().ok()); },
+      [&](PoolScene& scene) {
+        EXPECT_TRUE(scene.pool->Stop().ok());
+        EXPECT_EQ(answered, taken);
+      });
+}
+
+// Work that waits for Start, which meets Stop: it runs, or it is dropped and reported.
+TEST(Interleaving, P10_StartAgainstStopRunsWhatWasTakenOrReportsIt) {
+  std::atomic<int> ran = 0;
+  EachScheduleOfAPool(
+      0, 1,
+      [&ran](PoolScene& scene) {
+        ran = 0;
+        for (int i = 0; i < 3; ++i) {
+          EXPECT_TRUE(scene.pool->CallInThread([&ran] { ++ran; }).ok());
+        }
+      },
+      [](PoolScene& scene) { scene.pool->Start().IgnoreError(); },
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->Stop().ok()); },
+      [&ran](PoolScene& scene) {
+        EXPECT_TRUE(scene.pool->Stop().ok());
+        EXPECT_EQ(ran + scene.dropped, 3);
+        EXPECT_EQ(scene.pool->workers(), 0);
+      });
+}
+
 // --- wake-ups ---------------------------------------------------------------------------------
 
 class SignalCounter final : public internal::SyncObserver {
@@ -395,8 +797,8 @@ template <typename T>
 std::function<absl::Status()> SetOf() {
   return [flag = std::make_shared<T>()] { return flag->Set(); };
 }
-std::function<absl::Status()> QuitOf(std::unique_ptr<IExclusiveWorker> worker) {
-  return [worker = std::shared_ptr<IExclusiveWorker>(std::move(worker))] { return worker->Quit(); };
+std::function<absl::Status()> QuitOf(std::unique_ptr<IWorker> worker) {
+  return [worker = std::shared_ptr<IWorker>(std::move(worker))] { return worker->Quit(); };
 }
 
 TEST(Interleaving, W2_TheStraightPortLetsTwoQuitsWin) {
@@ -411,6 +813,12 @@ TEST(Interleaving, W2_OfTwoQuitsExactlyOneWins) {
   EXPECT_EQ(
       FewestAndMostWinnersOfTwoQuits([] { return QuitOf(std::make_unique<SteppedAtTheEnd>()); }),
       one);
+  EXPECT_EQ(
+      FewestAndMostWinnersOfTwoQuits([] { return QuitOf(std::make_unique<SerialOnThread>()); }),
+      one);
+  EXPECT_EQ(FewestAndMostWinnersOfTwoQuits(
+                [] { return QuitOf(*MakePool({.limits = {.min_workers = 1}})); }),
+            one);
 }
 
 // --- LockWorker -----------------------------------------------------------------------------
@@ -543,6 +951,48 @@ TEST(Interleaving, Hazard2_AWorkerMayDieWhileItsDoReturns) {
   }
 }
 
+// --- QuitNow: the coordinator's thread, or the worker's, is stopped ---------------------------
+
+TEST(Interleaving, QuitNowAtEachPointOfTheCoordinatorsThread) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    Interleaving schedule(point);
+    Gate begin;
+    FirstThreadFactory factory(schedule, begin);
+    QuitNowScene scene(*ThreadWorker::Create({.factory = &factory}));
+    GiveThree(scene);
+    begin.Open();
+    schedule.AsSecond([&] {
+      scene.Give();
+      scene.QuitNow();
+    });
+    scene.End();
+    if (!schedule.reached() || testing::Test::HasFailure()) break;
+  }
+}
+
+TEST(Interleaving, QuitNowAtEachPointOfAPoolsThread) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    int ran = 0;
+    int64_t dropped = 0;
+    Interleaving schedule(point);
+    Gate begin;
+    FirstThreadFactory factory(schedule, begin);
+    auto pool = *MakePool({.limits = {.soft_limit = [] { return 1; }}, .factory = &factory});
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(pool->Do([&] { ++ran; }).ok());
+    begin.Open();
+    schedule.AsSecond([&] { dropped = pool->QuitNow(); });
+    EXPECT_TRUE(pool->Join().ok());
+    EXPECT_EQ(pool->statistics().completed, ran);
+    EXPECT_EQ(pool->statistics().dropped, dropped);
+    pool = nullptr;
+    EXPECT_EQ(ran + dropped, 3);
+    EXPECT_GE(ran, 1);
+    if (!schedule.reached() || testing::Test::HasFailure()) break;
+  }
+}
+
 // --- nothing foreign under a lock -----------------------------------------------------------
 
 class HeldProbe {
@@ -609,6 +1059,144 @@ TEST(Interleaving, Hazard3_AMemoryWorkerRunsAndDropsNothingUnderALock) {
   EXPECT_THAT(held, testing::ElementsAre(0, 0, 0, 0, 0, 0));
 }
 
+// Notes, by name, the most locks that a thread has held at some place.
+class MostHeld {
+ public:
+  void Note(const std::string& place) {
+    std::lock_guard lock(mutex_);
+    int& most = places_[place];
+    most = std::max(most, LockTracker::Held());
+  }
+  std::map<std::string, int> places() const {
+    std::lock_guard lock(mutex_);
+    return places_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, int> places_;
+};
+
+class NotingWorker final : public IWorker {
+ public:
+  NotingWorker(MostHeld& held, std::unique_ptr<IWorker> inner)
+      : held_(held), inner_(std::move(inner)) {}
+  ~NotingWorker() override { held_.Note("the worker's destructor"); }
+  absl::Status Do(Work&& work) override {
+    held_.Note("the worker's Do");
+    return inner_->Do(std::move(work));
+  }
+  absl::Status Quit() override {
+    held_.Note("the worker's Quit");
+    return inner_->Quit();
+  }
+
+ private:
+  MostHeld& held_;
+  const std::unique_ptr<IWorker> inner_;
+};
+
+class NotingClock final : public Clock {
+ public:
+  explicit NotingClock(MostHeld& held) : held_(held) {}
+  absl::Duration Now() const override { return inner.Now(); }
+  absl::Status RunAt(absl::Duration when, Work&& work) override {
+    held_.Note("the clock's RunAt");
+    return inner.RunAt(when, std::move(work));
+  }
+  test::ManualClock inner;
+
+ private:
+  MostHeld& held_;
+};
+
+struct NotingCapture {
+  NotingCapture(MostHeld& held, std::string place) : held(held), place(std::move(place)) {}
+  ~NotingCapture() { held.Note(place); }
+  MostHeld& held;
+  const std::string place;
+};
+
+TEST(Interleaving, Hazard3_ATeamCallsNothingForeignUnderALock) {
+  MostHeld held;
+  LockTracker tracker;
+  test::CountingThreadFactory factory;
+  NotingClock clock(held);
+  const auto capture = [&held](std::string place) {
+    return std::make_unique<NotingCapture>(held, std::move(place));
+  };
+  {
+    std::atomic<bool> fail = true;
+    auto team =
+        *Team::Create({.coordinator = NewLockWorker(),
+                       .create_worker = [&]() -> absl::StatusOr<std::unique_ptr<IWorker>> {
+                         held.Note("create_worker");
+                         if (fail.exchange(false)) return absl::UnavailableError("no thread left");
+                         return std::make_unique<NotingWorker>(
+                             held, *ThreadWorker::Create({.factory = &factory}));
+                       },
+                       .limits = {.soft_limit = [] { return 1; }, .idle_timeout = absl::Seconds(1)},
+                       .on_error = [&](const ErrorReport&) { held.Note("the handler"); },
+                       .clock = &clock});
+    EXPECT_TRUE(team->Do([&held, probe = capture("captures")] {
+                      held.Note("work");
+                      throw std::runtime_error("boom");
+                    })
+                    .ok());
+    clock.inner.Advance(absl::Seconds(1));  // the worker is made
+    Gate idle;
+    EXPECT_TRUE(team->DoThen([&held, probe = capture("captures")] { held.Note("work"); },
+                             [&, probe = capture("captures of then")] {
+                               held.Note("then");
+                               idle.Open();
+                             })
+                    .ok());
+    idle.Wait();
+    EXPECT_TRUE(team->Grow(1).ok());
+    EXPECT_TRUE(team->Shrink(1).ok());
+    Gate busy;
+    Gate release;
+    EXPECT_TRUE(team->Do([&] {
+                      busy.Open();
+                      release.Wait();
+                    })
+                    .ok());
+    busy.Wait();
+    EXPECT_TRUE(team->Do([probe = capture("dropped captures")] {}).ok());
+    EXPECT_EQ(team->QuitNow(), 1);
+    release.Open();
+  }
+  factory.Finish();
+  EXPECT_THAT(held.places(),
+              testing::UnorderedElementsAre(
+                  testing::Pair("captures", 0), testing::Pair("captures of then", 0),
+                  testing::Pair("create_worker", 0), testing::Pair("dropped captures", 0),
+                  testing::Pair("the clock's RunAt", 0), testing::Pair("the handler", 0),
+                  testing::Pair("the worker's Do", 0), testing::Pair("the worker's Quit", 0),
+                  testing::Pair("the worker's destructor", 0), testing::Pair("then", 0),
+                  testing::Pair("work", 0)));
+  EXPECT_GT(tracker.started(), 0);
+  EXPECT_EQ(tracker.started_under_lock(), 0);
+}
+
+TEST(Interleaving, Hazard3_ASerialWorkerRunsAndDropsNothingUnderALock) {
+  std::vector<int> held;
+  LockTracker tracker;
+  {
+    MemoryWorker base = CreateMemoryWorker("base");
+    SerialGroup group(*base.worker, {.on_error = [&](const ErrorReport&) {
+      held.push_back(LockTracker::Held());
+    }});
+    SerialWorker worker(group);
+    RecordHeld(worker, held);
+    EXPECT_EQ(base.performer(), Performed::kRan);
+    RecordHeld(worker, held);
+    EXPECT_EQ(base.performer.Drop(), 1u);
+  }
+  // Run: work, captures, handler. Dropped: captures, handler.
+  EXPECT_THAT(held, testing::ElementsAre(0, 0, 0, 0, 0));
+}
+
 // L6: in the original whoever coordinates starts threads with the lock held.
 TEST(Interleaving, L6_NoThreadIsStartedUnderALock) {
   LockTracker tracker;
@@ -621,7 +1209,11 @@ TEST(Interleaving, L6_NoThreadIsStartedUnderALock) {
     EXPECT_TRUE(clock.RunAt(clock.Now(), [&] { ran.Open(); }).ok());
     ran.Wait();
   }
-  EXPECT_EQ(tracker.started(), 2);
+  {
+    auto pool = *MakePool({.limits = {.min_workers = 1, .idle_timeout = absl::Hours(1)}});
+    EXPECT_TRUE(pool->Grow(1).ok());  // and a timer
+  }
+  EXPECT_EQ(tracker.started(), 5);
   EXPECT_EQ(tracker.started_under_lock(), 0);
 }
 

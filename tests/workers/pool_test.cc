@@ -1,5 +1,6 @@
 #include "workers/pool.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -37,16 +39,24 @@
 namespace {
 
 std::atomic<long> allocations = 0;
+std::atomic<long> bytes_in_use = 0;  // on all threads, as new and delete count them
+
+void Free(void* memory) {
+  bytes_in_use.fetch_sub(static_cast<long>(malloc_usable_size(memory)), std::memory_order_relaxed);
+  std::free(memory);
+}
 
 }  // namespace
 
 void* operator new(std::size_t size) {
   allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
+  void* const memory = std::malloc(size);
+  if (memory == nullptr) throw std::bad_alloc();
+  bytes_in_use.fetch_add(static_cast<long>(malloc_usable_size(memory)), std::memory_order_relaxed);
+  return memory;
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { Free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { Free(memory); }
 
 namespace workers {
 namespace {
@@ -78,7 +88,7 @@ class WatchingFactory final : public ThreadFactory {
     auto kept = std::make_shared<Work>(std::move(main));
     {
       std::lock_guard lock(mutex_);
-      started_.push_back(options);
+      if (started_.size() < kMostKept) started_.push_back(options);
       ++alive_;
       most_owned_ = std::max(most_owned_, ++owned_);
     }
@@ -111,6 +121,7 @@ class WatchingFactory final : public ThreadFactory {
     std::lock_guard lock(mutex_);
     return most_owned_;
   }
+  // The options of the first thousand.
   std::vector<ThreadOptions> started() const {
     std::lock_guard lock(mutex_);
     return started_;
@@ -139,6 +150,8 @@ class WatchingFactory final : public ThreadFactory {
     std::unique_ptr<Thread> thread_;
   };
 
+  static constexpr size_t kMostKept = 1000;
+
   void End() {
     std::lock_guard lock(mutex_);
     --alive_;
@@ -157,9 +170,9 @@ class WatchingFactory final : public ThreadFactory {
   int most_owned_ = 0;
 };
 
-int ThreadsOfThisProcess() {
-  return static_cast<int>(
-      std::distance(std::filesystem::directory_iterator("/proc/self/task"), {}));
+// How many threads, or file descriptors, this process has.
+int EntriesOf(const char* directory) {
+  return static_cast<int>(std::distance(std::filesystem::directory_iterator(directory), {}));
 }
 
 std::string CurrentThreadName() {
@@ -420,21 +433,35 @@ TEST(Pool, NoMoreThreadsAreThereThanTheHardLimit) {
 
 // #8114 of the original: it keeps each thread that it ever had.
 TEST(Pool, ManyCyclesOfGrowAndShrinkLeaveNothingBehind) {
+  constexpr int kWarmUp = kCycles / 10;
+  constexpr long kMostBytes = 32 << 10;  // four for each cycle, were they to stay
   WatchingFactory factory;
-  const int before = ThreadsOfThisProcess();
+  const int threads = EntriesOf("/proc/self/task");
+  const int files = EntriesOf("/proc/self/fd");
   int most = 0;
   {
     auto pool = New({.factory = &factory});
+    long bytes = 0;
+    [[maybe_unused]] size_t arena = 0;
     for (int cycle = 0; cycle < kCycles; ++cycle) {
+      if (cycle == kWarmUp) {
+        bytes = bytes_in_use;
+        arena = mallinfo2().uordblks;
+      }
       ASSERT_TRUE(pool->Grow(2).ok());
       ASSERT_TRUE(pool->Shrink().ok());
       factory.Await(0);
       // Those that have ended are joined when the next ones start.
       most = std::max(most, static_cast<int>(factory.inner.started() - factory.inner.joined()));
       if (cycle % 100 == 0) {
-        EXPECT_LE(ThreadsOfThisProcess(), before + 32);
+        EXPECT_LE(EntriesOf("/proc/self/task"), threads + 32);
+        EXPECT_EQ(EntriesOf("/proc/self/fd"), files);
       }
     }
+    EXPECT_LE(bytes_in_use - bytes, kMostBytes);
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+    EXPECT_LE(mallinfo2().uordblks, arena + kMostBytes);  // the main thread's, with glibc's own
+#endif
     EXPECT_EQ(pool->statistics().workers_created, 2 * kCycles);
     EXPECT_EQ(pool->statistics().live, 0);
   }
@@ -442,7 +469,35 @@ TEST(Pool, ManyCyclesOfGrowAndShrinkLeaveNothingBehind) {
   factory.inner.Finish();
   EXPECT_EQ(factory.inner.started(), 2 * kCycles);
   EXPECT_EQ(factory.inner.joined(), 2 * kCycles);
-  EXPECT_EQ(ThreadsOfThisProcess(), before);
+  EXPECT_EQ(EntriesOf("/proc/self/task"), threads);
+  EXPECT_EQ(EntriesOf("/proc/self/fd"), files);
+}
+
+// The same where the threads come for work and go with time.
+TEST(Pool, ManyCyclesOfWorkAndReleaseLeaveNothingBehind) {
+  constexpr int kWarmUp = kCycles / 10;
+  constexpr long kMostBytes = 32 << 10;
+  WatchingFactory factory;
+  ManualClock clock;
+  const int files = EntriesOf("/proc/self/fd");
+  {
+    TeamLimits limits = Soft(2);
+    limits.idle_timeout = absl::Seconds(1);
+    auto pool = New({.limits = std::move(limits), .factory = &factory, .clock = &clock});
+    long bytes = 0;
+    for (int cycle = 0; cycle < kCycles; ++cycle) {
+      if (cycle == kWarmUp) bytes = bytes_in_use;
+      RunAtOnce(*pool, 2);
+      clock.Advance(absl::Seconds(1));
+      factory.Await(0);
+      ASSERT_LE(clock.pending(), 4u);
+    }
+    EXPECT_LE(bytes_in_use - bytes, kMostBytes);
+    EXPECT_EQ(EntriesOf("/proc/self/fd"), files);
+  }
+  factory.inner.Finish();
+  EXPECT_EQ(factory.inner.started(), 2 * kCycles);
+  EXPECT_EQ(factory.inner.joined(), 2 * kCycles);
 }
 
 // --- time -----------------------------------------------------------------------------------
@@ -731,6 +786,23 @@ TEST(Pool, QuitNowLeavesWhatRunsAlone) {
   release.Open();
   EXPECT_TRUE(pool->Join().ok());
   EXPECT_EQ(ran, 1);
+}
+
+// A pool that is a static is destroyed after what was made later, and its works still run then.
+TEST(PoolDeathTest, Hazard6_APoolMayBeAStatic) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto use_and_exit = [] {
+    static std::unique_ptr<Team> pool = New({.name = "static", .limits = Soft(2)});
+    struct Later {
+      ~Later() {
+        if (!pool->Do([] { std::fputs("a static's last work\n", stderr); }).ok()) _exit(1);
+      }
+    };
+    static Later later;
+    RunAtOnce(*pool, 2);
+    std::exit(0);
+  };
+  EXPECT_EXIT(use_and_exit(), testing::ExitedWithCode(0), "a static's last work");
 }
 
 // Runs `child` in the child of a fork and returns its exit status.

@@ -2,10 +2,15 @@
 
 #include <malloc.h>
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <fstream>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -16,6 +21,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "workers/clock.h"
 #include "workers/memory_worker.h"
 #include "workers/pool.h"
 #include "workers/team.h"
@@ -30,6 +36,10 @@ namespace {
 
 using test::Gate;
 using test::ManualClock;
+
+std::unique_ptr<Team> PoolOf(int threads) {
+  return *MakePool({.limits = {.soft_limit = [threads] { return threads; }}});
+}
 
 // A base that a test holds in its hands.
 class SerialOnMemory : public testing::Test {
@@ -296,8 +306,15 @@ TEST(SerialWorker, APoolMayQuitUnderAThousandLoadedOnes) {
     {
       SerialGroup group(*pool, {.quantum_works = 2, .on_error = on_error});
       std::vector<std::unique_ptr<SerialWorker>> workers;
-      ASSERT_TRUE(pool->Do([&] { begin.Wait(); }).ok());
-      ASSERT_TRUE(pool->Do([&] { begin.Wait(); }).ok());
+      Gate held[2];
+      for (Gate& gate : held) {
+        ASSERT_TRUE(pool->Do([&] {
+                          gate.Open();
+                          begin.Wait();
+                        })
+                        .ok());
+      }
+      for (Gate& gate : held) gate.Wait();
       for (int i = 0; i < 1000; ++i) {
         workers.push_back(std::make_unique<SerialWorker>(group));
         for (int n = 0; n < 5; ++n) {
@@ -318,62 +335,197 @@ TEST(SerialWorker, APoolMayQuitUnderAThousandLoadedOnes) {
   }
 }
 
+// The same while they run, and while another thread gives them more: one of the works has the
+// pool quit.
+TEST(SerialWorker, APoolMayQuitInTheMiddleOfAThousandLoadedOnes) {
+  for (bool now : {false, true}) {
+    std::atomic<int> accepted = 0;
+    std::atomic<int> refused = 0;
+    std::atomic<int> ran = 0;
+    std::atomic<int> gone = 0;
+    std::atomic<int64_t> dropped = 0;
+    auto pool = PoolOf(2);
+    Gate begin;
+    Gate quit;
+    {
+      SerialGroup group(*pool, {.quantum_works = 2, .on_error = [&](const ErrorReport& report) {
+                                  dropped += report.dropped;
+                                }});
+      std::vector<std::unique_ptr<SerialWorker>> workers;
+      for (int i = 0; i < 1000; ++i) workers.push_back(std::make_unique<SerialWorker>(group));
+      const auto give = [&](SerialWorker& worker) {
+        std::shared_ptr<void> probe(nullptr, [&](void*) { ++gone; });
+        const absl::Status taken = worker.Do([&, probe = std::move(probe)] {
+          if (++ran != 500) return;
+          if (now) {
+            pool->QuitNow();
+          } else {
+            EXPECT_TRUE(pool->Quit().ok());
+          }
+          quit.Open();
+        });
+        EXPECT_TRUE(taken.ok() || IsAlreadyQuit(taken)) << taken;
+        ++(taken.ok() ? accepted : refused);
+      };
+      for (int i = 0; i < 2; ++i) ASSERT_TRUE(pool->Do([&] { begin.Wait(); }).ok());
+      for (auto& worker : workers) {
+        for (int n = 0; n < 5; ++n) give(*worker);
+      }
+      std::thread producer([&] {
+        for (auto& worker : workers) give(*worker);
+        quit.Wait();
+        for (auto& worker : workers) give(*worker);
+      });
+      begin.Open();
+      producer.join();
+    }
+    pool = nullptr;
+    EXPECT_EQ(accepted, ran + dropped);
+    EXPECT_EQ(gone, accepted + refused);
+    EXPECT_GE(accepted, 5000);
+    EXPECT_GE(ran, 500);
+    if (!now) {
+      EXPECT_EQ(dropped, 0);
+    }
+  }
+}
+
+// --- fork -----------------------------------------------------------------------------------
+
+TEST(SerialWorker, Hazard8_InTheChildOfAForkEveryCallIsFailedPrecondition) {
+  Gate held;
+  Gate release;  // its thread is held while the process forks
+  auto base = *ThreadWorker::Create();
+  std::optional<SerialGroup> group;
+  group.emplace(*base);
+  auto busy = std::make_unique<SerialWorker>(*group);
+  auto idle = std::make_unique<SerialWorker>(*group);
+  ASSERT_TRUE(busy->Do([&] {
+                    held.Open();
+                    release.Wait();
+                  })
+                  .ok());
+  held.Wait();
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(30);  // a child that hangs is a failure, not a hang of the test
+    for (auto* worker : {&busy, &idle}) {
+      const auto failed = [](const absl::Status& status) {
+        return absl::IsFailedPrecondition(status) && !IsAlreadyQuit(status);
+      };
+      Work work = [] {};
+      if (!failed((*worker)->Do(std::move(work))) || work == nullptr) _exit(1);
+      if (!failed((*worker)->Quit())) _exit(2);
+      *worker = nullptr;  // returns
+    }
+    group.reset();
+    _exit(0);
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  release.Open();
+  EXPECT_TRUE(idle->Do([] {}).ok());  // the parent's does not notice
+}
+
 // --- fairness -------------------------------------------------------------------------------
 
-// One hot worker with 10,000 works on a base of one thread: a cold one runs within a quantum.
-TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfAHotOne) {
-  auto base = *ThreadWorker::Create();
-  SerialGroup group(*base, {.quantum_works = 64, .quantum_time = absl::InfiniteDuration()});
-  SerialWorker hot(group);
+// Gives each of `hot_workers` 10,000 works, and then a cold one its only work, on a base of one
+// thread. Returns how many of the hot ones' works ran before it.
+int WorksBeforeACold(IWorker& base, int hot_workers, SerialOptions options, Clock* clock,
+                     const std::function<void()>& hot_work) {
+  SerialGroup group(base, std::move(options), clock);
+  std::vector<std::unique_ptr<SerialWorker>> hot;
   SerialWorker cold(group);
   int hot_ran = 0;
   int before_cold = -1;
   Gate given;
-  ASSERT_TRUE(hot.Do([&] { given.Wait(); }).ok());
-  for (int i = 0; i < 10'000; ++i) ASSERT_TRUE(hot.Do([&] { ++hot_ran; }).ok());
+  for (int i = 0; i < hot_workers; ++i) {
+    hot.push_back(std::make_unique<SerialWorker>(group));
+    EXPECT_TRUE(hot[i]->Do([&] { given.Wait(); }).ok());
+    for (int n = 0; n < 10'000; ++n) {
+      EXPECT_TRUE(hot[i]
+                      ->Do([&] {
+                        ++hot_ran;
+                        hot_work();
+                      })
+                      .ok());
+    }
+  }
   Gate done;
-  ASSERT_TRUE(cold.Do([&] {
+  EXPECT_TRUE(cold.Do([&] {
                     before_cold = hot_ran;
                     done.Open();
                   })
                   .ok());
   given.Open();
   done.Wait();
-  EXPECT_LE(before_cold, 64);
+  hot.clear();
+  EXPECT_EQ(hot_ran, 10'000 * hot_workers);
+  return before_cold;
+}
+
+// One hot worker with 10,000 works on a base of one thread: a cold one runs within a quantum.
+TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfAHotOne) {
+  const SerialOptions options = {.quantum_works = 64, .quantum_time = absl::InfiniteDuration()};
+  auto thread = *ThreadWorker::Create();
+  EXPECT_LE(WorksBeforeACold(*thread, 1, options, nullptr, [] {}), 64);
+  auto pool = PoolOf(1);
+  EXPECT_LE(WorksBeforeACold(*pool, 1, options, nullptr, [] {}), 64);
+}
+
+// The same by time: after 10 ms of works that take 1 ms each.
+TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfTimeOfAHotOne) {
+  ManualClock clock;
+  auto pool = PoolOf(1);
+  const int before = WorksBeforeACold(
+      *pool, 1,
+      {.quantum_works = std::numeric_limits<int>::max(), .quantum_time = absl::Milliseconds(10)},
+      &clock, [&] { clock.Advance(absl::Milliseconds(1)); });
+  EXPECT_LE(before, 11);  // the quantum, and the longest single work
+}
+
+// And with many that are hot, for one quantum of each.
+TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfEachHotOne) {
+  auto pool = PoolOf(1);
+  const int before = WorksBeforeACold(
+      *pool, 10, {.quantum_works = 8, .quantum_time = absl::InfiniteDuration()}, nullptr, [] {});
+  EXPECT_LE(before, 10 * 8);
 }
 
 // --- cost -----------------------------------------------------------------------------------
 
 TEST(SerialWorker, IsAtMost56Bytes) { EXPECT_LE(sizeof(SerialWorker), 56u); }
 
+// The memory of this process that is in the machine's, in bytes.
+int64_t ResidentBytes() {
+  int64_t total = 0;
+  int64_t resident = 0;
+  std::ifstream("/proc/self/statm") >> total >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 TEST(SerialWorker, AMillionOfThemCostAtMost70BytesEach) {
   constexpr int kMillion = 1'000'000;
   MemoryWorker base = CreateMemoryWorker();
   SerialGroup group(*base.worker);
   std::vector<std::unique_ptr<SerialWorker>> workers(kMillion);  // not counted
+  malloc_trim(0);
   const size_t before = mallinfo2().uordblks;
+  const int64_t resident = ResidentBytes();
   for (auto& worker : workers) worker = std::make_unique<SerialWorker>(group);
-  const size_t after = mallinfo2().uordblks;
-  EXPECT_LE((after - before) / kMillion, 70u);
+  EXPECT_LE((mallinfo2().uordblks - before) / kMillion, 70u);
+  EXPECT_LE((ResidentBytes() - resident) / kMillion, 70);
+  EXPECT_GE((ResidentBytes() - resident) / kMillion, 32);  // it is measured
 }
+#endif
 
 // 10,000 of them over two threads, round robin from two producers, each in its order.
-TEST(SerialWorker, TenThousandOverTwoThreadsKeepTheirOrder) {
+void ExpectTenThousandKeepTheirOrder(IWorker& base) {
   constexpr int kWorkers = 10'000;
   constexpr int kWorks = 20;
-  // A base of two threads: hands its works out in turn.
-  class TwoThreads final : public IWorker {
-   public:
-    absl::Status Do(Work&& work) override {
-      return threads_[next_.fetch_add(1) % 2]->Do(std::move(work));
-    }
-    absl::Status Quit() override { return absl::OkStatus(); }
-
-   private:
-    std::atomic<unsigned> next_ = 0;
-    std::unique_ptr<ThreadWorker> threads_[2] = {*ThreadWorker::Create(), *ThreadWorker::Create()};
-  };
-  TwoThreads base;
   SerialGroup group(base);
   std::vector<int> last(kWorkers, -1);  // each is its worker's
   std::atomic<int> disorder = 0;
@@ -399,6 +551,26 @@ TEST(SerialWorker, TenThousandOverTwoThreadsKeepTheirOrder) {
   }
   EXPECT_EQ(disorder, 0);
   EXPECT_EQ(std::count(last.begin(), last.end(), kWorks - 1), kWorkers);
+}
+
+// A base of two threads: hands its works out in turn.
+class TwoThreads final : public IWorker {
+ public:
+  absl::Status Do(Work&& work) override {
+    return threads_[next_.fetch_add(1) % 2]->Do(std::move(work));
+  }
+  absl::Status Quit() override { return absl::OkStatus(); }
+
+ private:
+  std::atomic<unsigned> next_ = 0;
+  std::unique_ptr<ThreadWorker> threads_[2] = {*ThreadWorker::Create(), *ThreadWorker::Create()};
+};
+
+TEST(SerialWorker, TenThousandOverTwoThreadsKeepTheirOrder) {
+  TwoThreads threads;
+  ExpectTenThousandKeepTheirOrder(threads);
+  auto pool = PoolOf(2);
+  ExpectTenThousandKeepTheirOrder(*pool);
 }
 
 }  // namespace

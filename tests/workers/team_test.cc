@@ -1072,6 +1072,27 @@ TEST(Team, T11_TheSameWithThreads) {
   EXPECT_EQ(factory.joined(), 1);
 }
 
+// Three at a time never need four.
+TEST(Team, T11_ThreeJobsAtATimeNeverNeedFourThreads) {
+  CountingThreadFactory factory;
+  {
+    auto team =
+        *Team::Create({.coordinator = std::make_unique<LockWorker>(), .create_worker = [&factory] {
+                         return ThreadWorker::Create({.factory = &factory});
+                       }});
+    Gate done[3];
+    std::function<void(Gate&, int)> give = [&](Gate& gate, int left) {
+      ASSERT_TRUE(
+          team->DoThen([] {}, [&, left] { left > 1 ? give(gate, left - 1) : gate.Open(); }).ok());
+    };
+    for (Gate& gate : done) give(gate, 1000);
+    for (Gate& gate : done) gate.Wait();
+    EXPECT_LE(factory.started(), 3);
+    EXPECT_EQ(team->statistics().completed, 3000);
+  }
+  EXPECT_EQ(factory.joined(), factory.started());
+}
+
 // T12: pthread_exit in a work. What was given runs, `then` too, and the worker is replaced.
 TEST(Team, T12_ForcedUnwindingLosesNothing) {
   CountingThreadFactory factory;
@@ -1767,6 +1788,213 @@ TEST_F(TeamInHand, OldestWaitIsThatOfWorkForWhichNobodyWasIdle) {
   EXPECT_EQ(statistics().oldest_wait, absl::Seconds(3));
 }
 
+// --- statistics -----------------------------------------------------------------------------
+
+// The coordinator is held inside of its decision. Whoever waits for it there hangs.
+TEST(Team, StatisticsDoNotWaitForTheCoordinator) {
+  for (bool own_thread : {false, true}) {
+    std::atomic<bool> hold = true;
+    Gate deciding;
+    Gate go_on;
+    std::unique_ptr<IExclusiveWorker> coordinator = std::make_unique<LockWorker>();
+    if (own_thread) coordinator = *ThreadWorker::Create();
+    std::unique_ptr<Team> team;
+    std::atomic<int> ran = 0;
+    std::thread decider([&] {
+      team = *Team::Create({.coordinator = std::move(coordinator),
+                            .create_worker = [] { return ThreadWorker::Create(); },
+                            .limits = {.soft_limit = [&] {
+                              if (!hold.exchange(true)) {
+                                deciding.Open();
+                                go_on.Wait();
+                              }
+                              return 1;
+                            }}});
+      for (int i = 0; i < 3; ++i) {
+        EXPECT_TRUE(team->Do([&] {
+                          go_on.Wait();
+                          ++ran;
+                        })
+                        .ok());
+      }
+      hold = false;
+      team->Poke();
+    });
+    deciding.Wait();
+    const TeamStatistics s = team->statistics();
+    ExpectConsistent(s);
+    EXPECT_EQ(s.accepted, 3);
+    if (own_thread) {
+      // Nor does anything else, where the coordinator's Do does not.
+      EXPECT_TRUE(team->Do([&] { ++ran; }).ok());
+      EXPECT_EQ(team->statistics().accepted, 4);
+      EXPECT_TRUE(team->Grow(1).ok());
+      EXPECT_TRUE(team->Shrink(1).ok());
+      EXPECT_TRUE(team->Quit().ok());
+      EXPECT_TRUE(IsAlreadyQuit(team->Do([&] { ++ran; })));
+      EXPECT_EQ(team->statistics().refused, 1);
+      const int64_t dropped = team->QuitNow();
+      EXPECT_EQ(team->statistics().dropped, dropped);
+      EXPECT_EQ(team->statistics().backlogged, 0);
+      ExpectConsistent(team->statistics());
+    }
+    go_on.Open();
+    decider.join();
+    team->Quit().IgnoreError();
+    EXPECT_TRUE(team->Join().ok());
+    const TeamStatistics after = team->statistics();
+    EXPECT_EQ(after.completed, ran);
+    EXPECT_EQ(after.completed + after.dropped, after.accepted);
+  }
+}
+
+// What may only grow has grown.
+void ExpectLater(const TeamStatistics& before, const TeamStatistics& now) {
+  EXPECT_GE(now.accepted, before.accepted);
+  EXPECT_GE(now.completed, before.completed);
+  EXPECT_GE(now.failed, before.failed);
+  EXPECT_GE(now.dropped, before.dropped);
+  EXPECT_GE(now.refused, before.refused);
+  EXPECT_GE(now.workers_created, before.workers_created);
+  EXPECT_GE(now.creation_failures, before.creation_failures);
+}
+
+// Any thread may call anything, and each snapshot that anybody takes meanwhile adds up; with a
+// coordinator that is inline, and with one that has a thread of its own.
+TEST(Team, AnyThreadMayCallAnythingAndEachSnapshotAddsUp) {
+  for (bool own_thread : {false, true}) {
+    CountingThreadFactory factory;
+    ManualClock clock;
+    std::unique_ptr<IExclusiveWorker> coordinator = std::make_unique<LockWorker>();
+    if (own_thread) coordinator = *ThreadWorker::Create();
+    std::atomic<int> tried = 0;
+    std::atomic<int64_t> reported = 0;
+    auto team =
+        *Team::Create({.coordinator = std::move(coordinator),
+                       .create_worker = [&]() -> Made {
+                         const int number = tried++;
+                         if (number % 5 == 0) return absl::UnavailableError("no thread left");
+                         if (number % 7 == 1) return nullptr;
+                         return ThreadWorker::Create({.factory = &factory});
+                       },
+                       .limits = {.min_workers = 1,
+                                  .soft_limit = [] { return 3; },
+                                  .growth_per_second = 1000,
+                                  .hard_limit = 5,
+                                  .idle_timeout = absl::Milliseconds(5),
+                                  .max_backlog = 50},
+                       .on_error = [&](const ErrorReport& report) { reported += report.dropped; },
+                       .clock = &clock});
+    std::atomic<bool> done = false;
+    std::atomic<int64_t> accepted = 0;
+    std::atomic<int64_t> ran = 0;
+    std::atomic<int64_t> thens = 0;
+    std::atomic<int64_t> counted = 0;
+    const auto caller = [&](int seed) {
+      TeamStatistics before = team->statistics();
+      const auto look = [&] {
+        const TeamStatistics now = team->statistics();
+        ExpectConsistent(now);
+        EXPECT_LE(now.live, 5);
+        EXPECT_LE(now.backlogged, 50);
+        ExpectLater(before, now);
+        before = now;
+      };
+      for (int i = 0; i < 300; ++i) {
+        switch ((i * 7 + seed * 5) % 12) {
+          case 0:
+            team->Grow(seed).IgnoreError();
+            break;
+          case 1:
+            team->Shrink(1).IgnoreError();
+            break;
+          case 2:
+            team->Fit(1, 4).IgnoreError();
+            break;
+          case 3:
+            team->Poke();
+            break;
+          case 4:
+            if (i > 200) team->Quit().IgnoreError();
+            break;
+          case 5:
+            if (i > 250) counted += team->QuitNow();
+            break;
+          case 6:
+            EXPECT_FALSE(team->Join(absl::ZeroDuration()).ok() && team->statistics().live > 0);
+            break;
+          case 7: {
+            accepted += team->DoThen([&] { ++ran; }, [&] { ++thens; }).ok();
+            break;
+          }
+          case 8:
+            accepted += team->Do([&] {
+                              ++ran;
+                              throw 1;
+                            })
+                            .ok();
+            break;
+          case 9:
+            accepted += team->Do([&] {
+                              BlockingScope blocking;
+                              ExpectConsistent(team->statistics());
+                              ++ran;
+                            })
+                            .ok();
+            break;
+          default:
+            accepted += team->Do([&] { ++ran; }).ok();
+        }
+        look();
+      }
+    };
+    std::thread time([&] {
+      while (!done) clock.Advance(absl::Milliseconds(1));
+    });
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 3; ++i) callers.emplace_back(caller, i);
+    for (std::thread& thread : callers) thread.join();
+    counted += team->QuitNow();
+    EXPECT_TRUE(team->Join().ok());
+    done = true;
+    time.join();
+    EXPECT_EQ(accepted, ran + counted + reported);
+    const TeamStatistics s = team->statistics();
+    EXPECT_EQ(s.accepted, accepted);
+    EXPECT_EQ(s.completed + s.failed, ran);
+    EXPECT_EQ(s.dropped, counted + reported);
+    EXPECT_EQ(s.live + s.backlogged, 0);
+    team = nullptr;
+    factory.Finish();
+    EXPECT_EQ(factory.started(), s.workers_created);
+    EXPECT_EQ(factory.joined(), factory.started());
+  }
+}
+
+// Nothing that waits for its time is left behind, however often workers come and go.
+TEST_F(TeamInHand, ManyCyclesOfUseAndReleaseLeaveNothingAtTheClock) {
+  TeamLimits limits = Soft();
+  limits.idle_timeout = absl::Seconds(10);
+  limits.growth_per_second = 1;
+  Make(std::move(limits));
+  for (int cycle = 0; cycle < 10'000; ++cycle) {
+    const int first = made();
+    Give(2);
+    Coordinate();
+    Advance(absl::Seconds(1));  // one more by growth
+    ASSERT_EQ(made(), first + 2);
+    StepEach();
+    ASSERT_LE(clock_.pending(), 4u);
+    Advance(absl::Seconds(10));
+    StepEach();
+    ASSERT_EQ(statistics().live, 0);
+    workers_.clear();
+  }
+  EXPECT_EQ(statistics().workers_created, 20'000);
+  Advance(absl::Seconds(10));
+  EXPECT_EQ(clock_.pending(), 0u);
+}
+
 // --- DoThen ---------------------------------------------------------------------------------
 
 TEST_F(TeamInHand, ThenRunsStraightAfterOnTheSameWorker) {
@@ -2015,6 +2243,237 @@ TEST_F(TeamInHand, QuitNowDestroysOutsideOfTheLocks) {
   EXPECT_EQ(team_->QuitNow(), 3);
   EXPECT_EQ(destroyed, 3);
   EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+}
+
+// It does not wait then: what runs still ends.
+TEST_F(TeamInHand, QuitNowMayDropTheLastReferenceToTheTeam) {
+  for (bool busy : {false, true}) {
+    const int before = made();
+    soft_limit_ = busy ? 1 : 0;
+    MakeInline(Soft());
+    if (busy) Give("runs");
+    int destroyed = 0;
+    Team* const raw = team_.get();
+    ASSERT_TRUE(raw->Do([&destroyed, own = std::move(team_),
+                         probe = OnDestruction([&destroyed] { ++destroyed; })] { FAIL(); })
+                    .ok());
+    ASSERT_TRUE(raw->Do([probe = OnDestruction([&destroyed] { ++destroyed; })] { FAIL(); }).ok());
+    EXPECT_EQ(raw->QuitNow(), 2);
+    EXPECT_EQ(destroyed, 2);
+    if (busy) {
+      EXPECT_EQ(made(), before + 1);
+      StepToTheEnd();
+      EXPECT_THAT(log_, testing::ElementsAre("runs"));
+      EXPECT_EQ((*workers_[before])(), Performed::kFinished);
+    }
+  }
+  EXPECT_THAT(errors_, testing::IsEmpty());
+}
+
+// The same with threads: the Team dies on the thread that calls QuitNow, and does not wait there.
+TEST(Team, QuitNowMayDropTheLastReferenceToATeamOfThreads) {
+  CountingThreadFactory factory;
+  Gate all_gone;
+  std::shared_ptr<void> last = OnDestruction([&] { all_gone.Open(); });
+  auto team = *Team::Create(
+      {.coordinator = std::make_unique<LockWorker>(),
+       .create_worker = [&factory, last] { return ThreadWorker::Create({.factory = &factory}); },
+       .limits = {.soft_limit = [] { return 1; }}});
+  last = nullptr;
+  Gate busy;
+  Gate release;
+  std::atomic<int> ran = 0;
+  Team* const raw = team.get();
+  ASSERT_TRUE(raw->Do([&] {
+                   busy.Open();
+                   release.Wait();
+                   ++ran;
+                 })
+                  .ok());
+  busy.Wait();
+  ASSERT_TRUE(raw->Do([&ran, own = std::move(team)] { ++ran; }).ok());
+  ASSERT_TRUE(raw->Do([&ran] { ++ran; }).ok());
+  EXPECT_EQ(raw->QuitNow(), 2);
+  release.Open();
+  all_gone.Wait();
+  factory.Finish();
+  EXPECT_EQ(ran, 1);
+  EXPECT_EQ(factory.started(), 1);
+  EXPECT_EQ(factory.joined(), 1);
+}
+
+// A Do is between the Team's door and its coordinator while all of a QuitNow happens.
+TEST_F(TeamInHand, QuitNowOvertakesADo) {
+  auto owned = std::make_unique<GatedCoordinator>();
+  GatedCoordinator& coordinator = *owned;
+  MakeWith(std::move(owned), {}, &clock_);
+  std::atomic<int> ran = 0;
+  absl::Status taken = absl::InternalError("not called");
+  coordinator.hold_next = true;
+  std::thread producer([&] {
+    taken = team_->Do([&] { ++ran; });
+    coordinator.held.Open();  // also where the coordinator was not asked
+  });
+  coordinator.held.Wait();
+  const int64_t dropped = team_->QuitNow();
+  coordinator.release.Open();
+  producer.join();
+  StepToTheEnd();
+  EXPECT_TRUE(taken.ok() || IsAlreadyQuit(taken)) << taken;
+  EXPECT_EQ(ran + dropped, taken.ok() ? 1 : 0);
+  EXPECT_EQ(statistics().dropped, dropped);
+  EXPECT_EQ(coordinator.quits, 1);
+  EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+}
+
+// A worker's work has ended, and it is on its way to the coordinator.
+TEST_F(TeamInHand, QuitNowOvertakesAWorkerThatHasJustFinished) {
+  auto owned = std::make_unique<GatedCoordinator>();
+  GatedCoordinator& coordinator = *owned;
+  MakeWith(std::move(owned), Soft(), &clock_);
+  Give(3);
+  coordinator.hold_next = true;
+  std::thread stepper([&] {
+    EXPECT_EQ((*workers_[0])(), Performed::kRan);
+    coordinator.held.Open();  // also where the coordinator was not asked
+  });
+  coordinator.held.Wait();
+  const int64_t dropped = team_->QuitNow();
+  coordinator.release.Open();
+  stepper.join();
+  StepToTheEnd();
+  EXPECT_EQ(static_cast<int64_t>(log_.size()) + dropped, 3);
+  EXPECT_GE(dropped, 1);
+  EXPECT_EQ(statistics().completed, static_cast<int64_t>(log_.size()));
+  EXPECT_EQ(statistics().dropped, dropped);
+  EXPECT_THAT(errors_, testing::IsEmpty());
+  EXPECT_EQ(coordinator.quits, 1);
+  EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+}
+
+// And a Quit that is on its way there.
+TEST_F(TeamInHand, QuitNowOvertakesAQuit) {
+  auto owned = std::make_unique<GatedCoordinator>();
+  GatedCoordinator& coordinator = *owned;
+  MakeWith(std::move(owned), Soft(), &clock_);
+  Give(3);
+  absl::Status quit = absl::InternalError("not called");
+  coordinator.hold_next = true;
+  std::thread quitter([&] {
+    quit = team_->Quit();
+    coordinator.held.Open();  // also where the coordinator was not asked
+  });
+  coordinator.held.Wait();
+  EXPECT_EQ(team_->QuitNow(), 2);
+  EXPECT_EQ(team_->QuitNow(), 0);
+  coordinator.release.Open();
+  quitter.join();
+  EXPECT_TRUE(quit.ok() || IsAlreadyQuit(quit)) << quit;
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("0"));
+  EXPECT_EQ(coordinator.quits, 1);
+  EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+}
+
+// While a worker is being made: QuitNow does not wait for it, and takes the work it was for.
+TEST_F(TeamInHand, QuitNowDoesNotWaitForAWorkerThatIsBeingMade) {
+  enum Answer { kMade, kNotNow, kFails, kThrows };
+  for (Answer answer : {kMade, kNotNow, kFails, kThrows}) {
+    SCOPED_TRACE(answer);
+    Gate making;
+    Gate go_on;
+    workers_.clear();
+    errors_.clear();
+    create_ = [&, answer]() -> Made {
+      making.Open();
+      go_on.Wait();
+      if (answer == kFails) return absl::UnavailableError("no thread left");
+      if (answer == kThrows) throw std::runtime_error("boom");
+      if (answer == kNotNow) return nullptr;
+      return CreateMemory();
+    };
+    MakeInline(Soft());
+    std::atomic<int> ran = 0;
+    std::thread producer([&] { EXPECT_TRUE(team_->Do([&] { ++ran; }).ok()); });
+    making.Wait();
+    ASSERT_TRUE(team_->Do([&] { ++ran; }).ok());
+    EXPECT_EQ(statistics().starting, 1);
+    EXPECT_EQ(team_->QuitNow(), 2);
+    EXPECT_EQ(team_->QuitNow(), 0);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(team_->Join(absl::ZeroDuration())));
+    go_on.Open();
+    producer.join();
+    StepToTheEnd();
+    EXPECT_EQ(ran, 0);
+    EXPECT_EQ(made(), answer == kMade ? 1 : 0);
+    EXPECT_EQ(ended(), made());
+    EXPECT_EQ(errors_.size(), answer == kFails || answer == kThrows ? 1u : 0u);
+    EXPECT_EQ(statistics().dropped, 2);
+    EXPECT_EQ(statistics().live, 0);
+    EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+    team_ = nullptr;
+  }
+}
+
+// One of the two is held in the destructor of what it drops: each work is counted once.
+TEST_F(TeamInHand, QuitNowInTwoThreadsCountsEachWorkOnce) {
+  soft_limit_ = 0;
+  MakeInline(Soft());
+  Gate dropping;
+  Gate go_on;
+  std::atomic<int> destroyed = 0;
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(team_
+                    ->Do([probe = OnDestruction([&, i] {
+                            ++destroyed;
+                            if (i != 0) return;
+                            dropping.Open();
+                            go_on.Wait();
+                          })] { FAIL(); })
+                    .ok());
+  }
+  int64_t first = 0;
+  std::thread thread([&] { first = team_->QuitNow(); });
+  dropping.Wait();
+  const int64_t second = team_->QuitNow();
+  EXPECT_TRUE(IsAlreadyQuit(team_->Do([] {})));
+  EXPECT_EQ(statistics().backlogged, 0);
+  go_on.Open();
+  thread.join();
+  EXPECT_EQ(first + second, 5);
+  EXPECT_GE(first, 1);
+  EXPECT_EQ(destroyed, 5);
+  EXPECT_EQ(statistics().dropped, 5);
+  EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+}
+
+TEST_F(TeamInHand, QuitNowInCreateWorkerInTheHandlerAndInThen) {
+  std::vector<int64_t> dropped;
+  record_ = [&](const ErrorReport&) { dropped.push_back(team_->QuitNow()); };
+  soft_limit_ = 0;
+  MakeInline(Soft());
+  create_ = [&]() -> Made {
+    dropped.push_back(team_->QuitNow());
+    return absl::UnavailableError("no thread left");
+  };
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(team_->Do([] { FAIL(); }).ok());
+  soft_limit_ = 1;
+  team_->Poke();
+  EXPECT_THAT(dropped, testing::ElementsAre(2, 0));
+  EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+  team_ = nullptr;
+
+  create_ = [this] { return CreateMemory(); };
+  dropped.clear();
+  MakeInline(Soft());
+  ASSERT_TRUE(team_->DoThen([] {}, [&] { dropped.push_back(team_->QuitNow()); }).ok());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(team_->Do(Logging("another")).ok());
+  StepToTheEnd();
+  // The worker counts as idle in `then`: the next work may be its own already.
+  ASSERT_EQ(dropped.size(), 1u);
+  EXPECT_EQ(dropped[0] + static_cast<int64_t>(log_.size()), 3);
+  EXPECT_LE(log_.size(), 1u);
+  End();
 }
 
 // --- what is called under no lock -----------------------------------------------------------
@@ -2319,6 +2778,31 @@ TEST_F(TeamInHand, Hazard1_ACaptureThatTheTeamDropsMayHoldTheLastReference) {
   EXPECT_THAT(log_, testing::ElementsAre("work"));
   EXPECT_EQ(errors_.size(), 1u);
   EXPECT_EQ(ended(), 1);
+}
+
+// One worker works its way through the backlog while no second can be made: in a flood of works
+// there are few failures, not one for each.
+TEST_F(TeamInHand, W4_WorksThatComeAndEndMakeNoFloodOfFailures) {
+  create_ = [this]() -> Made {
+    if (made() == 0) return CreateMemory();
+    return absl::ResourceExhaustedError("no thread");
+  };
+  soft_limit_ = 2;
+  MakeInline(Soft());
+  Give(1000);
+  EXPECT_EQ(statistics().creation_failures, 1);
+  for (int i = 0; i < 500; ++i) (*workers_[0])();
+  EXPECT_EQ(log_.size(), 500u);
+  EXPECT_EQ(statistics().creation_failures, 1);
+  clock_.Advance(absl::Milliseconds(10));
+  EXPECT_EQ(statistics().creation_failures, 2);
+  Give(1);
+  EXPECT_EQ(statistics().creation_failures, 2);
+  team_->Poke();
+  EXPECT_EQ(statistics().creation_failures, 3);
+  create_ = [this] { return CreateMemory(); };
+  clock_.Advance(absl::Seconds(1));
+  EXPECT_EQ(made(), 2);
 }
 
 // --- one wake at a time ---------------------------------------------------------------------

@@ -1,5 +1,8 @@
 #include "workers/thread_pool.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <functional>
 #include <memory>
@@ -238,6 +241,34 @@ TEST(ThreadPool, StatesFollowTheWork) {
   EXPECT_EQ(pool->waiters(), 1);
   EXPECT_EQ(pool->working(), 0);
   EXPECT_THAT(pool->DumpStats(), testing::HasSubstr("pool: 1 threads, 1 waiting, 0 working"));
+}
+
+// test_workerStateExceptionHandling (removed from the original's suite).
+TEST(ThreadPool, StatesFollowAWorkThatThrows) {
+  Errors errors;
+  auto pool = New(0, 1, {.on_error = errors.handler()});
+  ASSERT_TRUE(pool->Start().ok());
+  Gate held;
+  Gate release;
+  ASSERT_TRUE(pool->CallInThread([&] {
+                    held.Open();
+                    release.Wait();
+                    throw std::runtime_error("boom");
+                  })
+                  .ok());
+  held.Wait();
+  EXPECT_EQ(pool->working(), 1);
+  EXPECT_EQ(pool->waiters(), 0);
+  Gate idle;
+  ASSERT_TRUE(pool->CallInThreadWithCallback([&](absl::Status) { idle.Open(); }, [] {}).ok());
+  EXPECT_EQ(pool->queued(), 1);
+  release.Open();
+  idle.Wait();
+  EXPECT_EQ(pool->workers(), 1);
+  EXPECT_EQ(pool->working(), 0);
+  EXPECT_EQ(pool->waiters(), 1);
+  EXPECT_EQ(pool->statistics().failed, 1);
+  EXPECT_THAT(errors.messages(), testing::ElementsAre("std::runtime_error: boom"));
 }
 
 // --- results --------------------------------------------------------------------------------
@@ -536,6 +567,49 @@ TEST(ThreadPool, DestroyedInItsOwnWorkItLosesNothing) {
   EXPECT_EQ(ran, 10);
 }
 
+// Runs `child` in the child of a fork and returns its exit status.
+template <typename F>
+int InForkedChild(F child) {
+  const pid_t pid = fork();
+  if (pid == 0) {
+    alarm(30);  // a child that hangs is a failure, not a hang of the test
+    _exit(child());
+  }
+  int status = -1;
+  waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + status;
+}
+
+TEST(ThreadPool, Hazard8_InTheChildOfAForkEveryCallIsFailedPrecondition) {
+  Gate held;
+  Gate release;  // its thread is held while the process forks
+  auto pool = New(0, 2);
+  ASSERT_TRUE(pool->Start().ok());
+  ASSERT_TRUE(pool->CallInThread([&] {
+                    held.Open();
+                    release.Wait();
+                  })
+                  .ok());
+  held.Wait();
+  const auto failed = [](const absl::Status& status) {
+    return absl::IsFailedPrecondition(status) && !IsAlreadyQuit(status);
+  };
+  EXPECT_EQ(InForkedChild([&] {
+              Work work = [] {};
+              if (!failed(pool->Do(std::move(work))) || work == nullptr) return 1;
+              if (!failed(pool->CallInThread(std::move(work))) || work == nullptr) return 2;
+              if (!failed(pool->CallInThreadWithCallback([](absl::Status) {}, [] {}))) return 3;
+              if (!failed(pool->AdjustPoolSize(1, 2))) return 4;
+              if (!failed(pool->StartAWorker()) || !failed(pool->StopAWorker())) return 5;
+              if (!failed(pool->Quit()) || !failed(pool->Stop())) return 6;
+              pool = nullptr;  // leaks, and returns
+              return 0;
+            }),
+            0);
+  release.Open();
+  EXPECT_TRUE(pool->Stop().ok());  // the parent's does not notice
+}
+
 // P5: names come from a number that is never used again.
 TEST(ThreadPool, P5_NamesAreNeverUsedAgain) {
   auto pool = New(0, 1, {.name = "p5"});
@@ -572,6 +646,124 @@ TEST(ThreadPool, T3_ARaisedLimitRunsWhatWaits) {
   ASSERT_TRUE(pool->CallInThread([&] { unblock.Open(); }).ok());
   ASSERT_TRUE(pool->AdjustPoolSize(std::nullopt, 2).ok());
   ended.Wait();
+}
+
+// T3, with no thread at all: in the original the backlog is stuck for good.
+TEST(ThreadPool, T3_AMaximumRaisedFromNothingRunsWhatWaits) {
+  auto pool = New(0, 0);
+  ASSERT_TRUE(pool->Start().ok());
+  Gate ran;
+  ASSERT_TRUE(pool->CallInThread([&] { ran.Open(); }).ok());
+  EXPECT_EQ(pool->queued(), 1);
+  EXPECT_EQ(pool->workers(), 0);
+  ASSERT_TRUE(pool->AdjustPoolSize(std::nullopt, 1).ok());
+  ran.Wait();
+}
+
+// T4: the same size wished for twice while ten are busy. In the original nobody is left.
+TEST(ThreadPool, T4_TheSameSizeTwiceWhileAllAreBusyIsThatSize) {
+  auto pool = New(0, 10);
+  ASSERT_TRUE(pool->Start().ok());
+  Gate release;
+  std::atomic<int> begun = 0;
+  Gate all_busy;
+  std::atomic<int> left = 10;
+  Gate all_idle;
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(pool->CallInThreadWithCallback(
+                        [&](absl::Status) {
+                          if (--left == 0) all_idle.Open();
+                        },
+                        [&] {
+                          if (++begun == 10) all_busy.Open();
+                          release.Wait();
+                        })
+                    .ok());
+  }
+  all_busy.Wait();
+  EXPECT_EQ(pool->working(), 10);
+  ASSERT_TRUE(pool->AdjustPoolSize(std::nullopt, 5).ok());
+  ASSERT_TRUE(pool->AdjustPoolSize(std::nullopt, 5).ok());
+  EXPECT_EQ(pool->working(), 10);  // none is interrupted
+  release.Open();
+  all_idle.Wait();
+  EXPECT_EQ(pool->workers(), 5);
+  EXPECT_EQ(pool->waiters(), 5);
+}
+
+// P6: an ended thread is not kept until the pool stops: its factory joins it before.
+TEST(ThreadPool, P6_EndedThreadsAreNotKept) {
+  CountingThreadFactory factory;
+  auto pool = New(0, 2, {.factory = &factory});
+  ASSERT_TRUE(pool->Start().ok());
+  for (int cycle = 1; cycle <= 500; ++cycle) {
+    ASSERT_TRUE(pool->AdjustPoolSize(2, 2).ok());
+    EXPECT_EQ(pool->workers(), 2);
+    ASSERT_TRUE(pool->AdjustPoolSize(0, 0).ok());
+    EXPECT_EQ(pool->workers(), 0);
+    // For ever, where the pool has one of them.
+    while (factory.joined() < factory.started()) {
+      if (factory.Reap() == 0) std::this_thread::yield();
+    }
+    ASSERT_EQ(factory.started(), 2 * cycle);
+  }
+  EXPECT_THAT(pool->DumpStats(), testing::HasSubstr("pool: 0 threads"));
+}
+
+// P10: any thread may call anything; in the original only one may call and stop.
+TEST(ThreadPool, P10_AnyThreadMayCallAnything) {
+  for (int round = 0; round < 50; ++round) {
+    CountingThreadFactory factory;
+    Errors errors;
+    std::atomic<int> accepted = 0;
+    std::atomic<int> ran = 0;
+    std::atomic<int> answered = 0;
+    std::atomic<int> calls = 0;
+    auto pool = New(1, 3, {.factory = &factory, .on_error = errors.handler()});
+    const auto caller = [&](int seed) {
+      for (int i = 0; i < 40; ++i) {
+        switch ((i + 3 * seed) % 9) {
+          case 0:
+            pool->Start().IgnoreError();
+            break;
+          case 1:
+            EXPECT_TRUE(pool->AdjustPoolSize(i % 2, 2 + i % 3).ok());
+            break;
+          case 2:
+            pool->StartAWorker().IgnoreError();
+            break;
+          case 3:
+            pool->StopAWorker().IgnoreError();
+            break;
+          case 4: {
+            EXPECT_FALSE(pool->DumpStats().empty());
+            const TeamStatistics s = pool->statistics();
+            EXPECT_EQ(s.idle + s.busy + s.starting + s.ending, s.live);
+            break;
+          }
+          case 5:
+            if (i > 30 && seed == round % 3) {
+              EXPECT_TRUE(pool->Stop().ok());
+            }
+            break;
+          case 6:
+            calls += pool->CallInThreadWithCallback([&](absl::Status) { ++answered; }, [] {}).ok();
+            break;
+          default:
+            accepted += pool->CallInThread([&] { ++ran; }).ok();
+        }
+      }
+    };
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 3; ++i) callers.emplace_back(caller, i);
+    for (std::thread& thread : callers) thread.join();
+    EXPECT_TRUE(pool->Stop().ok());
+    EXPECT_EQ(ran + answered + errors.dropped(), accepted + calls);
+    EXPECT_EQ(pool->workers(), 0);
+    pool = nullptr;
+    factory.Finish();
+    EXPECT_EQ(factory.started(), factory.joined());
+  }
 }
 
 // RaceConditionTests.test_synchronization (Twisted #2673), many times over.
