@@ -1,11 +1,11 @@
 // tree_wc DIR...: counts the lines, words and bytes of every regular file below the directories.
 //
 // It prints what `find DIR... -type f -print0 | sort -z` and `wc --files0-from` print, in the
-// C locale, byte for byte. Reading blocks, so several ThreadWorkers read; what they counted is
-// put in order and printed by one exclusive worker, a LockWorker. Nothing else is shared, so
-// there is no mutex in this program and no thread but theirs.
+// C locale, byte for byte. Reading blocks, so a pool of threads reads; what they counted is put
+// in order and printed by one exclusive worker, a SerialWorker, which takes its turns on the same
+// threads. Nothing else is shared, so there is no mutex in this program and no thread but theirs.
 //
-//     main              list the files, sort them, start the readers; then wait
+//     main              list the files, sort them, start the pool; then wait
 //      |
 //      | Do             Printer::Begin: hand out as many files as the window holds
 //      v
@@ -13,10 +13,11 @@
 //      |          |     Do: Printer::Finish: keep the counts, print those whose turn it is,
 //      | Do       |         hand out as many files as were printed
 //      v          |
-//     readers  ---+     CountFile
+//     pool  ------+     CountFile
 //
 // Exit status: 0; 1 if something could not be read or written; 2 for a wrong call.
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
@@ -26,19 +27,18 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
-#include <vector>
 
-#include "absl/algorithm/container.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "examples/wc.h"
-#include "workers/lock_worker.h"
-#include "workers/thread_worker.h"
+#include "workers/pool.h"
+#include "workers/serial_worker.h"
+#include "workers/team.h"
 #include "workers/worker.h"
 #include "workers/worker_scope.h"
 
@@ -46,68 +46,67 @@ namespace examples {
 namespace {
 
 using workers::AssertDoneBy;
-using Readers = std::vector<std::unique_ptr<workers::ThreadWorker>>;
 
-// More than processors: most readers wait for the disk.
-constexpr int kReaders = 8;
+// How many files are handed out and not printed, at most. The printer's turn comes after the files
+// that were handed out before it; with few, the threads would often sleep until then.
+constexpr size_t kWindow = 1024;
 
 // One line on stderr. Any thread.
 void Complain(const absl::Status& status) {
   absl::FPrintF(stderr, "tree_wc: %s\n", status.message());
 }
 
-// A work that throws (there is no memory left) or is refused would leave a file that nobody ever
-// prints, and main waiting for it.
-[[noreturn]] void Die(const absl::Status& status) {
+// For what cannot fail here. A work that is refused would leave a file that nobody ever prints,
+// and main waiting for it.
+void Must(const absl::Status& status) {
+  if (status.ok()) return;
   Complain(status);
   std::abort();
 }
 
-void DieOfReport(const workers::ErrorReport& report) { Die(report.status); }
-
-// For workers that refuse nothing: their queue has no bound, and they quit when they are destroyed.
-void MustDo(workers::IWorker& worker, workers::Work&& work) {
-  const absl::Status taken = worker.Do(std::move(work));
-  if (!taken.ok()) Die(taken);
+// A work that throws (there is no memory left) would do the same. A thread that cannot be started
+// only leaves more to the others.
+void OnError(const workers::ErrorReport& report) {
+  Complain(report.status);
+  if (report.exception != nullptr || report.dropped > 0) std::abort();
 }
 
-// As many as can be started.
-Readers StartReaders() {
-  Readers readers;
-  while (readers.size() < kReaders) {
-    auto reader = workers::ThreadWorker::Create(
-        {.thread = {.name = absl::StrCat("reader-", readers.size())}, .on_error = DieOfReport});
-    if (!reader.ok()) {
-      Complain(reader.status());
-      break;
-    }
-    readers.push_back(*std::move(reader));
+// A pool of a thread for each processor, or as many as can be started; an error if none can. All
+// are started here, and none as work comes: one that fails would be tried again with every file.
+//
+// Its backlog has room for the window and for the printer, which asks for one turn at a time. So
+// it refuses nothing: what it would have to refuse is not handed out.
+absl::StatusOr<std::unique_ptr<workers::Team>> StartPool() {
+  auto pool =
+      workers::MakePool({.name = "reader",
+                         .limits = {.soft_limit = [] { return 0; }, .max_backlog = kWindow + 1},
+                         .on_error = OnError});
+  if (!pool.ok()) return pool;
+  // At least two: one may wait for whoever reads our output while the other one counts.
+  Must((*pool)->Grow(std::max(2, static_cast<int>(std::thread::hardware_concurrency()))));
+  if ((*pool)->statistics().live == 0) {
+    return absl::ResourceExhaustedError("no thread can be started");
   }
-  return readers;
+  return pool;
 }
 
-// Has the files of a list counted by readers, and prints the counts in the order of the list.
+// Has the files of a list counted by a pool, and prints the counts in the order of the list.
 //
 // Threads: Print is called once, by the thread that made the Printer. All else is works of
-// `worker_`, on whichever thread brings them: that of Print, then those of the readers. A reader
-// waits only while another one prints; nobody who prints ever waits for a reader.
+// `worker_`, on whichever thread of the pool has its turn. Nobody but Print waits for a file.
 //
 // Files are handed out in order, and at most kWindow are handed out and not printed. A file that
-// takes long fills the window, the readers become idle, and memory does not grow.
-//
-// Destruction joins the readers first: their last work may still be leaving this object.
+// takes long fills the window, the pool becomes idle, and memory does not grow.
 class Printer {
  public:
-  // `files` must outlive the printer. There must be a reader.
-  Printer(const FileList& files, Readers readers)
-      : files_(files), number_width_(files.NumberWidth()), readers_(std::move(readers)) {}
+  // `files` must outlive the printer. The pool must be one of StartPool.
+  Printer(const FileList& files, std::unique_ptr<workers::Team> pool)
+      : files_(files), number_width_(files.NumberWidth()), pool_(std::move(pool)) {}
 
   // Prints a row for each file, and the total. False if something was not read or not written.
   bool Print();
 
  private:
-  static constexpr size_t kWindow = 256;
-
   // Works.
   void Begin();
   void Finish(size_t index, FileCounts counted);
@@ -123,7 +122,6 @@ class Printer {
   const FileList& files_;
   const int number_width_;
   std::promise<bool> ok_;  // what Print waits for
-  workers::LockWorker worker_{{.name = "printer", .on_error = DieOfReport}};
 
   // printed_ <= handed_out_ <= printed_ + kWindow
   size_t handed_out_ ABSL_GUARDED_BY(worker_) = 0;
@@ -133,12 +131,19 @@ class Printer {
   bool all_read_ ABSL_GUARDED_BY(worker_) = true;
   int write_errno_ ABSL_GUARDED_BY(worker_) = 0;  // of the first write that failed
 
-  const Readers readers_;
+  // Destroyed first: the worker, then what it stands on.
+  const std::unique_ptr<workers::Team> pool_;
+  workers::SerialGroup group_{*pool_, {.name = "printer", .on_error = OnError}};
+  workers::SerialWorker worker_{group_};
 };
 
 bool Printer::Print() {
-  MustDo(worker_, [this] { Begin(); });
-  return ok_.get_future().get();
+  Must(worker_.Do([this] { Begin(); }));
+  const bool ok = ok_.get_future().get();
+  // All is printed, but the last works may still be leaving this object.
+  Must(pool_->Quit());
+  Must(pool_->Join());
+  return ok;
 }
 
 void Printer::Begin() {
@@ -167,13 +172,11 @@ void Printer::HandOutFiles() {
 }
 
 void Printer::HandOut(size_t index) {
-  const auto& reader = *absl::c_min_element(
-      readers_, [](const auto& a, const auto& b) { return a->queued() < b->queued(); });
-  MustDo(*reader, [this, index] {
-    MustDo(worker_, [this, index, counted = CountFile(files_[index])]() mutable {
+  Must(pool_->Do([this, index] {
+    Must(worker_.Do([this, index, counted = CountFile(files_[index])]() mutable {
       Finish(index, std::move(counted));
-    });
-  });
+    }));
+  }));
 }
 
 void Printer::PrintFinished() {
@@ -216,9 +219,12 @@ int Main(int argc, char** argv) {
     });
   }
   files.Sort();
-  Readers readers = StartReaders();
-  if (readers.empty()) return 1;
-  if (!Printer(files, std::move(readers)).Print()) ok = false;
+  auto pool = StartPool();
+  if (!pool.ok()) {
+    Complain(pool.status());
+    return 1;
+  }
+  if (!Printer(files, *std::move(pool)).Print()) ok = false;
   return ok ? 0 : 1;
 }
 
