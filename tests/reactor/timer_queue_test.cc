@@ -351,7 +351,6 @@ TEST_F(TimerQueueTest, AMillionLiveTimers) {
   std::vector<DelayedCall> calls;
   calls.reserve(kCalls);
   int64_t ran = 0;
-  absl::Duration last;
   for (int i = 0; i < kCalls; ++i) {
     // In an order that is neither ascending nor descending.
     const absl::Duration delay = absl::Milliseconds(int64_t{i} * 7919 % kCalls);
