@@ -801,8 +801,9 @@ bool SignalTrigger::Trigger() const {
     state.core->triggered.store(true);
     state.core->waker->Wake();
   }
-  // Asked last: if it is open now, the loop has yet to look at `pending` once more.
-  return state.core->open.load();
+  // Asked last: if it is open now, the loop has yet to look at `pending` once more; if not, it may
+  // have looked already.
+  return state.core->open.load() || !state.pending.load();
 }
 
 // --- EventReactor -------------------------------------------------------------------------------
@@ -985,10 +986,7 @@ absl::Status EventReactor::Run() {
     core.stop_seen = false;
     core.pool_open = true;
     core.ended = false;
-    if (!core.open.load()) {
-      for (const auto& state : core.signal_triggers) state->pending.store(false);
-      core.open.store(true);
-    }
+    core.open.store(true);
   }
   workers::WorkerScope scope(core.loop);
   workers::internal::AtEndOfScope leave([this] { loop_->Leave(); });

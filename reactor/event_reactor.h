@@ -55,8 +55,8 @@ class SignalTrigger {
   ~SignalTrigger();
 
   // Has the work run soon, once for all Triggers before it begins. Any thread and a signal handler:
-  // takes no lock, allocates nothing, leaves errno as it was. False: the reactor has stopped
-  // or is gone, and the work will not run for this.
+  // takes no lock, allocates nothing, leaves errno as it was. False: the reactor has stopped or is
+  // gone; the work runs in its next Run, or not at all.
   bool Trigger() const;
 
  private:

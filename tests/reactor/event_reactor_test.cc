@@ -752,6 +752,9 @@ TEST(EventReactor, EachRunHasItsPool) {
 }
 
 TEST(EventReactor, ThePoolIsResizedBeforeRunIdleAndBusyAndNotAfterwards) {
+  Gate release;
+  Gate first;
+  Gate second;
   auto reactor = New({.pool = {.min_threads = 1, .max_threads = 10}});
   EXPECT_TRUE(reactor->SuggestThreadPoolSize(5).ok());  // there is none yet
   EXPECT_EQ((*reactor->thread_pool())->max(), 5);
@@ -761,9 +764,6 @@ TEST(EventReactor, ThePoolIsResizedBeforeRunIdleAndBusyAndNotAfterwards) {
   ASSERT_TRUE(reactor
                   ->CallWhenRunning([&] {
                     EXPECT_TRUE(reactor->SuggestThreadPoolSize(1).ok());
-                    Gate release;
-                    Gate first;
-                    Gate second;
                     EXPECT_TRUE(reactor
                                     ->CallInThread([&] {
                                       first.Open();

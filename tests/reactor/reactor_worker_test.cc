@@ -51,6 +51,14 @@ class ReactorWorkerFixture : public WorkerFixture {
     return std::make_unique<ReactorWorker>(*reactor_,
                                            ReactorWorkerOptions{.on_error = std::move(on_error)});
   }
+  // The worker's destructor does not wait. The suite asks this when it is done with the worker:
+  // what was taken has run when it returns.
+  bool Step() override {
+    Gate done;
+    EXPECT_TRUE((*reactor_).CallFromThread([&] { done.Open(); }).ok());
+    done.Wait();
+    return false;
+  }
 
  private:
   Running reactor_;
