@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <utility>
 
 #include "workers/internal/misuse.h"
@@ -26,7 +27,7 @@ struct MemoryPerformer::Core {
   std::deque<Work> queue ABSL_GUARDED_BY(mutex);
   bool quit ABSL_GUARDED_BY(mutex) = false;
   bool closed ABSL_GUARDED_BY(mutex) = false;  // the performer is gone: refuse as after Quit
-  const IWorker* worker ABSL_GUARDED_BY(mutex) = nullptr;  // null once it is destroyed
+  const IExclusiveWorker* worker ABSL_GUARDED_BY(mutex) = nullptr;  // null once it is destroyed
 };
 
 class MemoryPerformer::Worker final : public IExclusiveWorker {
@@ -108,7 +109,7 @@ Performed MemoryPerformer::operator()() {
   internal::AtEndOfScope end([&core] { core->performing.store(false); });
   Work work;
   static const NoWorker no_worker;
-  const IWorker* worker;
+  const IExclusiveWorker* worker;
   {
     internal::MutexLock lock(core->mutex);
     if (core->queue.empty()) {
@@ -116,9 +117,14 @@ Performed MemoryPerformer::operator()() {
     }
     work = std::move(core->queue.front());
     core->queue.pop_front();
-    worker = core->worker != nullptr ? core->worker : &no_worker;
+    worker = core->worker;
   }
-  WorkerScope scope(*worker);
+  std::optional<WorkerScope> scope;
+  if (worker != nullptr) {
+    scope.emplace(*worker);
+  } else {
+    scope.emplace(no_worker);
+  }
   internal::RunWork(work, core->name, core->on_error);
   return Performed::kRan;
 }

@@ -110,6 +110,11 @@ absl::Status ThreadPool::Stop(absl::Duration timeout) {
   return team_->Join(timeout);
 }
 
+int64_t ThreadPool::QuitNow() {
+  Quit().IgnoreError();
+  return team_->QuitNow();
+}
+
 absl::Status ThreadPool::AdjustPoolSize(std::optional<int> min, std::optional<int> max) {
   {
     internal::MutexLock lock(shared_->mutex);

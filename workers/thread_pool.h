@@ -49,6 +49,10 @@ class ThreadPool final : public IWorker {
   // works, it does all this but does not wait.
   absl::Status Stop(absl::Duration timeout = absl::InfiniteDuration());
 
+  // Quits, destroys unrun what waits, and returns how many works that were. Also after Quit, and
+  // any number of times. What runs already goes on.
+  int64_t QuitNow();
+
   // Changes one or both. Before Start and after Stop they are only kept. InvalidArgument: as
   // Create.
   absl::Status AdjustPoolSize(std::optional<int> min, std::optional<int> max);

@@ -104,7 +104,7 @@ struct ThreadWorker::Core {
   }
 
   // `worker` is there at first: its destructor waits, except on this very thread.
-  void Main(const IWorker& worker) {
+  void Main(const IExclusiveWorker& worker) {
     {
       internal::MutexLock lock(mutex);
       thread_id = internal::CurrentThread();

@@ -9,7 +9,13 @@ using Innermost = internal::ThreadLocalPointer<WorkerScope>;
 
 }  // namespace
 
-WorkerScope::WorkerScope(const IWorker& worker) : worker_(&worker), outer_(Innermost::Get()) {
+WorkerScope::WorkerScope(const IWorker& worker)
+    : worker_(&worker), exclusive_(nullptr), outer_(Innermost::Get()) {
+  Innermost::Set(this);
+}
+
+WorkerScope::WorkerScope(const IExclusiveWorker& worker)
+    : worker_(&worker), exclusive_(&worker), outer_(Innermost::Get()) {
   Innermost::Set(this);
 }
 
@@ -22,9 +28,18 @@ bool WorkerScope::RunsIn(const IWorker& worker) {
   return false;
 }
 
+const IExclusiveWorker* WorkerScope::InnermostExclusive() {
+  for (const WorkerScope* scope = Innermost::Get(); scope != nullptr; scope = scope->outer_) {
+    if (scope->exclusive_ != nullptr) return scope->exclusive_;
+  }
+  return nullptr;
+}
+
 void WorkerScope::Forget(const IWorker& worker) {
   for (WorkerScope* scope = Innermost::Get(); scope != nullptr; scope = scope->outer_) {
-    if (scope->worker_ == &worker) scope->worker_ = nullptr;
+    if (scope->worker_ != &worker) continue;
+    scope->worker_ = nullptr;
+    scope->exclusive_ = nullptr;
   }
 }
 

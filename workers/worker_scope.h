@@ -22,6 +22,7 @@ namespace workers {
 class WorkerScope {
  public:
   explicit WorkerScope(const IWorker& worker);
+  explicit WorkerScope(const IExclusiveWorker& worker);
   ~WorkerScope();
 
   WorkerScope(const WorkerScope&) = delete;
@@ -30,12 +31,19 @@ class WorkerScope {
   // Is the calling thread inside a work of `worker`, at any depth?
   static bool RunsIn(const IWorker& worker);
 
+  // The exclusive worker whose work the calling thread is in, the innermost of several; null if
+  // it is in none. A worker counts as exclusive whose scope was given an IExclusiveWorker; one
+  // that was forgotten does not count. What has to stay with its worker, as a reactor::Deferred
+  // does, asks this when it is made and RunsIn when it is touched.
+  static const IExclusiveWorker* InnermostExclusive();
+
   // Makes the scopes of this thread forget `worker`. For the destructor of a worker that may
   // die inside its own work: the next worker may get its address.
   static void Forget(const IWorker& worker);
 
  private:
   const IWorker* worker_;
+  const IExclusiveWorker* exclusive_;  // the same worker, if it is one
   WorkerScope* const outer_;
 };
 

@@ -779,6 +779,30 @@ TEST(ThreadPool, ThreeThatWaitAndOneThatSets) {
 }
 
 // W4: a thread that cannot be started loses nothing; it is tried again when the clock says so.
+TEST(ThreadPool, QuitNowDropsWhatWaitsAndLetsTheRestFinish) {
+  auto pool = New(0, 1);
+  ASSERT_TRUE(pool->Start().ok());
+  Gate held;
+  Gate release;
+  bool finished = false;
+  ASSERT_TRUE(pool->CallInThread([&] {
+                    held.Open();
+                    release.Wait();
+                    finished = true;
+                  })
+                  .ok());
+  held.Wait();
+  auto token = std::make_shared<int>();
+  ASSERT_TRUE(pool->CallInThread([token] { FAIL(); }).ok());
+  EXPECT_EQ(pool->QuitNow(), 1);
+  EXPECT_EQ(pool->QuitNow(), 0);
+  EXPECT_EQ(token.use_count(), 1);
+  EXPECT_TRUE(IsAlreadyQuit(pool->CallInThread([] {})));
+  release.Open();
+  EXPECT_TRUE(pool->Stop().ok());
+  EXPECT_TRUE(finished);
+}
+
 TEST(ThreadPool, AFailedStartIsReportedAndTriedAgain) {
   Errors errors;
   ManualClock clock;

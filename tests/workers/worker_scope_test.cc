@@ -5,6 +5,12 @@
 #include <utility>
 
 #include "gtest/gtest.h"
+#include "workers/lock_worker.h"
+#include "workers/memory_worker.h"
+#include "workers/pool.h"
+#include "workers/serial_worker.h"
+#include "workers/team.h"
+#include "workers/testing/gate.h"
 #include "workers/thread_factory.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
@@ -55,6 +61,82 @@ TEST(WorkerScope, ForgetsAWorkerThatDies) {
   WorkerScope again(worker);
   WorkerScope::Forget(worker);
   EXPECT_FALSE(WorkerScope::RunsIn(worker));
+}
+
+// Is no exclusive worker.
+class PlainWorker final : public IWorker {
+ public:
+  absl::Status Do(Work&&) override { return AlreadyQuitError("plain"); }
+  absl::Status Quit() override { return AlreadyQuitError("plain"); }
+};
+
+TEST(WorkerScope, KnowsTheInnermostExclusiveWorker) {
+  IdleWorker outer;
+  IdleWorker inner;
+  PlainWorker plain;
+  EXPECT_EQ(WorkerScope::InnermostExclusive(), nullptr);
+  {
+    WorkerScope plain_scope(plain);
+    EXPECT_EQ(WorkerScope::InnermostExclusive(), nullptr);
+    WorkerScope outer_scope(outer);
+    EXPECT_EQ(WorkerScope::InnermostExclusive(), &outer);
+    {
+      WorkerScope inner_scope(inner);
+      WorkerScope plain_again(plain);
+      EXPECT_EQ(WorkerScope::InnermostExclusive(), &inner);
+      WorkerScope::Forget(inner);
+      EXPECT_EQ(WorkerScope::InnermostExclusive(), &outer);
+    }
+    EXPECT_EQ(WorkerScope::InnermostExclusive(), &outer);
+  }
+  EXPECT_EQ(WorkerScope::InnermostExclusive(), nullptr);
+}
+
+// Whatever each worker does to open its scope, it is known as the exclusive one that it is; a
+// Team is none, but the thread of a pool that runs its work is.
+TEST(WorkerScope, EveryExclusiveWorkerSaysThatItIsOne) {
+  const IExclusiveWorker* seen = nullptr;
+  const auto look = [&seen] { seen = WorkerScope::InnermostExclusive(); };
+
+  LockWorker lock_worker;
+  EXPECT_TRUE(lock_worker.Do(look).ok());
+  EXPECT_EQ(seen, &lock_worker);
+
+  MemoryWorker memory = CreateMemoryWorker();
+  EXPECT_TRUE(memory.worker->Do(look).ok());
+  EXPECT_EQ(memory.performer(), Performed::kRan);
+  EXPECT_EQ(seen, memory.worker.get());
+
+  {
+    auto thread_worker = *ThreadWorker::Create();
+    EXPECT_TRUE(thread_worker->Do(look).ok());
+    EXPECT_TRUE(thread_worker->Quit().ok());
+    EXPECT_TRUE(thread_worker->Join().ok());
+    EXPECT_EQ(seen, thread_worker.get());
+  }
+
+  auto pool = *MakePool({});
+  {
+    SerialGroup group(*pool);
+    SerialWorker serial(group);
+    test::Gate ran;
+    EXPECT_TRUE(serial
+                    .Do([&] {
+                      look();
+                      ran.Open();
+                    })
+                    .ok());
+    ran.Wait();
+    EXPECT_EQ(seen, &serial);
+  }
+  test::Gate ran;
+  EXPECT_TRUE(pool->Do([&] {
+                    look();
+                    ran.Open();
+                  })
+                  .ok());
+  ran.Wait();
+  EXPECT_NE(seen, nullptr);
 }
 
 // A new worker may get the address of one that died inside its own work, which still runs.

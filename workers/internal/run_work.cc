@@ -24,11 +24,6 @@ std::string CurrentExceptionType() {
   return status == 0 ? name.get() : type->name();
 }
 
-// In a catch (...): is the thread being ended by pthread_exit or pthread_cancel? It must go on;
-// swallowing it aborts the process. (What is thrown then is no C++ exception. The documented
-// way, catching abi::__forced_unwind&, binds a reference to nothing.)
-bool IsForcedUnwinding() { return std::current_exception() == nullptr; }
-
 void WriteLine(const ErrorReport& report) {
   std::string line =
       absl::StrCat("iworker: ", report.worker, ": ", report.status.ToString(),
@@ -38,7 +33,12 @@ void WriteLine(const ErrorReport& report) {
 
 struct Reported {};
 
-// In a catch (...): what was caught, as a status.
+}  // namespace
+
+// What is thrown then is no C++ exception. (The documented way, catching abi::__forced_unwind&,
+// binds a reference to nothing.)
+bool IsForcedUnwinding() { return std::current_exception() == nullptr; }
+
 absl::Status CurrentExceptionStatus() {
   const std::string type = CurrentExceptionType();
   try {
@@ -49,8 +49,6 @@ absl::Status CurrentExceptionStatus() {
     return absl::UnknownError(absl::StrCat(type, ": thrown by a work"));
   }
 }
-
-}  // namespace
 
 bool RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler) {
   ErrorReport report;

@@ -24,6 +24,13 @@ bool RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler);
 // Calls `f` and makes a status of what it throws: Unknown "<type>: <what>".
 absl::Status CatchToStatus(absl::FunctionRef<void()> f);
 
+// In a catch (...): what was caught, as such a status.
+absl::Status CurrentExceptionStatus();
+
+// In a catch (...): is the thread being ended by pthread_exit or pthread_cancel? It must go on
+// (`throw;`); swallowing it aborts the process.
+bool IsForcedUnwinding();
+
 // Tells `handler`, or stderr if it is empty. Swallows what the handler throws.
 void Report(const ErrorHandler& handler, const ErrorReport& report);
 

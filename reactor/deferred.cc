@@ -1,0 +1,34 @@
+#include "reactor/deferred.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace reactor::internal {
+
+void Timeout::Begin(const std::shared_ptr<TimeoutState>& state, Stage* last, absl::Duration timeout,
+                    IReactorTime& time) {
+  if (last->fired) return;
+  state->last = last;
+  absl::StatusOr<DelayedCall> call = time.CallLater(timeout, [state] {
+    state->is_up = true;
+    if (state->last != nullptr) CancelPath(state->last);
+  });
+  if (call.ok()) {
+    state->call = *std::move(call);
+    return;
+  }
+  state->refused = std::move(call).status();
+  CancelPath(last);
+}
+
+absl::Status Timeout::End() {
+  state_->last = nullptr;
+  state_->call.Cancel().IgnoreError();  // where the time was up there is nothing to cancel
+  return state_->refused;
+}
+
+absl::Status TimeoutError(absl::Duration timeout) {
+  return absl::DeadlineExceededError(
+      absl::StrCat("the Deferred did not fire within ", absl::FormatDuration(timeout)));
+}
+
+}  // namespace reactor::internal

@@ -1,0 +1,1090 @@
+#include "reactor/event_reactor.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <sstream>
+#include <unordered_map>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "reactor/epoll_poller.h"
+#include "reactor/stop_signals.h"
+#include "reactor/timer_queue.h"
+#include "reactor/waker.h"
+#include "workers/internal/misuse.h"
+#include "workers/internal/run_work.h"
+#include "workers/internal/sync.h"
+#include "workers/thread_factory.h"
+#include "workers/worker_scope.h"
+
+namespace reactor {
+
+using workers::ErrorHandler;
+using workers::ErrorReport;
+using workers::ThreadPool;
+using workers::Work;
+using workers::internal::Atomic;
+using workers::internal::MutexLock;
+using workers::internal::ThreadId;
+
+namespace {
+
+enum class State { kIdle, kStarting, kRunning, kStopping, kStopped };
+
+bool IsRun(State state) { return state != State::kIdle && state != State::kStopped; }
+
+constexpr size_t kKeptCapacity = 4096;  // works; 128 KiB
+
+std::string ToString(ThreadId thread) {
+  std::ostringstream text;
+  text << thread;
+  return text.str();
+}
+
+const char* SignalName(int signal) {
+  switch (signal) {
+    case SIGINT:
+      return "SIGINT";
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGHUP:
+      return "SIGHUP";
+  }
+  return "a signal";
+}
+
+void Tell(const ErrorHandler& handler, absl::string_view name, absl::Status status) {
+  ErrorReport report;
+  report.worker = name;
+  report.status = std::move(status);
+  workers::internal::Report(handler, report);
+}
+
+}  // namespace
+
+// --- what any thread may touch ----------------------------------------------------------------
+
+// Invariants:
+//  - `queue` grows only while `accepting`; what is in it when Run closes it runs before Run
+//  returns.
+//  - `asleep` is true only while the loop is in, or about to enter, a wait that began with nothing
+//    to do. Who finds it true makes it false, and alone writes to the waker: one write a sleep.
+//  - `runner` is a thread exactly while `state` is starting, running or stopping.
+struct EventReactor::Core {
+  // Stands for the loop: the scope around all that runs there, and its `Do` for other threads.
+  class LoopWorker final : public workers::IExclusiveWorker {
+   public:
+    explicit LoopWorker(Core& core) : core_(core) {}
+
+    // IWorker implementation:
+    absl::Status Do(Work&& work) override { return core_.Call(std::move(work)); }
+    absl::Status Quit() override {
+      return absl::FailedPreconditionError(
+          absl::StrCat(core_.name, ": the loop ends by Stop; a ReactorWorker can quit"));
+    }
+
+   private:
+    Core& core_;
+  };
+
+  Core(EventReactorOptions& options, std::unique_ptr<Waker> waker)
+      : name(options.name),
+        on_error(options.on_error),
+        waker(std::move(waker)),
+        pool_options(std::move(options.pool)) {}
+
+  bool IsForked() const { return fork_count != workers::internal::ForkCount::Get(); }
+  absl::Status ForkedError() const {
+    return absl::FailedPreconditionError(
+        absl::StrCat(name, ": this reactor belongs to the parent of this forked process"));
+  }
+
+  // OK on the reactor thread, and where there is none.
+  absl::Status CheckThread(absl::string_view method) const {
+    if (IsForked()) return ForkedError();
+    const ThreadId owner = runner.load();
+    const ThreadId caller = workers::internal::CurrentThread();
+    if (owner == ThreadId() || owner == caller) return absl::OkStatus();
+    const std::string message =
+        absl::StrCat(name, ": ", method, " was called on thread ", ToString(caller),
+                     ", and the reactor runs on thread ", ToString(owner));
+#ifndef NDEBUG
+    workers::internal::DieOfMisuse(message);
+#else
+    return absl::FailedPreconditionError(message);
+#endif
+  }
+  // For methods that return no status.
+  bool MayCall(absl::string_view method) const {
+    absl::Status status = CheckThread(method);
+    if (status.ok()) return true;
+    Tell(on_error, name, std::move(status));
+    return false;
+  }
+
+  absl::Status Call(Work&& work) {
+    if (!work) return workers::internal::EmptyWorkError(name);
+    if (IsForked()) return ForkedError();
+    // The work may end the reactor as soon as the lock is free. Only a loop that was asleep may
+    // still be touched then, and its waker is held for that.
+    std::shared_ptr<Waker> sleeper;
+    {
+      MutexLock lock(mutex);
+      if (!accepting) return workers::AlreadyQuitError(name);
+      queue.push_back(std::move(work));
+      if (TakeWake()) sleeper = waker;
+    }
+    if (sleeper != nullptr) sleeper->Wake();
+    return absl::OkStatus();
+  }
+
+  // The caller writes to the waker, after unlocking.
+  bool TakeWake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { return std::exchange(asleep, false); }
+
+  absl::StatusOr<std::shared_ptr<ThreadPool>> Pool();
+
+  // Refuses the pool and WatchEnd, and returns what waits for that.
+  std::map<uint64_t, std::function<void()>> Refuse() {
+    MutexLock lock(mutex);
+    pool_open = false;
+    ended = true;
+    return std::exchange(end_watchers, {});
+  }
+
+  // Immutable.
+  const std::string name;
+  const ErrorHandler on_error;
+  const std::shared_ptr<Waker> waker;
+  const int fork_count = workers::internal::ForkCount::Get();
+  LoopWorker loop{*this};
+
+  // Atomic. `state` is written under the mutex.
+  Atomic<ThreadId> runner = ThreadId();
+  Atomic<State> state = State::kIdle;
+  Atomic<bool> running = false;
+  Atomic<bool> open = true;        // for signal handlers: as `accepting`
+  Atomic<bool> triggered = false;  // some SignalTrigger wants something
+  Atomic<int64_t> turns = 0;
+  Atomic<int64_t> calls = 0;
+  Atomic<int64_t> dropped = 0;
+
+  workers::internal::Mutex mutex;
+  std::vector<Work> queue ABSL_GUARDED_BY(mutex);  // from threads
+  bool accepting ABSL_GUARDED_BY(mutex) = true;
+  bool asleep ABSL_GUARDED_BY(mutex) = false;
+  bool stop_wanted ABSL_GUARDED_BY(mutex) = false;
+  bool stop_seen ABSL_GUARDED_BY(mutex) = false;  // the shutdown has begun
+  workers::ThreadPoolOptions pool_options ABSL_GUARDED_BY(mutex);
+  std::shared_ptr<ThreadPool> pool ABSL_GUARDED_BY(mutex);
+  bool pool_open ABSL_GUARDED_BY(mutex) = true;
+  bool pool_runs ABSL_GUARDED_BY(mutex) = false;  // a pool is started as soon as it is made
+  bool ended ABSL_GUARDED_BY(mutex) = false;
+  uint64_t next_watcher ABSL_GUARDED_BY(mutex) = 1;
+  std::map<uint64_t, std::function<void()>> end_watchers ABSL_GUARDED_BY(mutex);
+  std::vector<std::shared_ptr<SignalTrigger::State>> signal_triggers ABSL_GUARDED_BY(mutex);
+};
+
+struct SignalTrigger::State {
+  const std::shared_ptr<EventReactor::Core> core;
+  absl::AnyInvocable<void()> work;  // the loop's
+  Atomic<bool> pending = false;
+  Atomic<bool> closed = false;
+};
+
+absl::StatusOr<std::shared_ptr<ThreadPool>> EventReactor::Core::Pool() {
+  if (IsForked()) return ForkedError();
+  workers::ThreadPoolOptions options;
+  {
+    MutexLock lock(mutex);
+    if (!pool_open) return workers::AlreadyQuitError(name);
+    if (pool != nullptr) return pool;
+    options = pool_options;
+  }
+  if (options.pool.name.empty()) options.pool.name = absl::StrCat(name, "-pool");
+  if (!options.pool.on_error) options.pool.on_error = on_error;
+  auto made = ThreadPool::Create(std::move(options));
+  if (!made.ok()) return made.status();
+  std::shared_ptr<ThreadPool> result = *std::move(made);
+  bool start = false;
+  {
+    MutexLock lock(mutex);
+    if (!pool_open) return workers::AlreadyQuitError(name);
+    if (pool == nullptr) {
+      pool = result;
+      start = pool_runs;
+      // SuggestThreadPoolSize may have come in between.
+      result->AdjustPoolSize(std::nullopt, pool_options.max_threads).IgnoreError();
+    }
+    result = pool;  // or that of another thread, which was faster
+  }
+  if (start) {
+    absl::Status started = result->Start();
+    // Closed meanwhile, it says so to whoever gives it work.
+    if (!started.ok() && !absl::IsFailedPrecondition(started)) Tell(on_error, name, started);
+  }
+  return result;
+}
+
+// --- what only the reactor thread may touch -----------------------------------------------------
+
+class EventReactor::Loop {
+ public:
+  Loop(EventReactorOptions options, std::shared_ptr<Core> core, std::unique_ptr<Poller> poller)
+      : core_(std::move(core)),
+        options_(std::move(options)),
+        poller_(std::move(poller)),
+        timers_({.name = core_->name,
+                 .now = [] { return workers::internal::SteadyNow(); },
+                 .check_thread =
+                     [core = core_](absl::string_view method) { return core->CheckThread(method); },
+                 .on_error = core_->on_error}) {}
+
+  absl::Status Init() {
+    auto token = poller_->Add(core_->waker->fd(), {.read = true});
+    if (token.ok()) waker_token_ = *token;
+    return token.status();
+  }
+
+  absl::Status RunAll();
+  void Leave();
+  // Destroys what is left, unrun, and returns how many works those were.
+  int64_t Drop();
+
+  TimerQueue& timers() { return timers_; }
+
+  absl::StatusOr<TriggerId> AddTrigger(EventPhase phase, SystemEvent event,
+                                       std::function<Deferred<void>()> f) {
+    const TriggerId id = next_trigger_++;
+    triggers_[static_cast<int>(event)][static_cast<int>(phase)].emplace(id, std::move(f));
+    return id;
+  }
+  absl::Status RemoveTrigger(TriggerId id) {
+    for (auto& phases : triggers_) {
+      for (auto& triggers : phases) {
+        if (auto node = triggers.extract(id)) return absl::OkStatus();
+      }
+    }
+    return absl::NotFoundError(
+        absl::StrCat(core_->name, ": there is no trigger ", id, ", or it has run"));
+  }
+
+  absl::Status Add(IDescriptor& d, IReadDescriptor* reader, IWriteDescriptor* writer);
+  absl::Status Remove(IDescriptor& d, bool reader, bool writer);
+  std::vector<IDescriptor*> RemoveAll();
+
+  void RunWork(Work& work) { workers::internal::RunWork(work, core_->name, core_->on_error); }
+
+ private:
+  struct Watched {
+    PollToken token;
+    int fd;
+    IReadDescriptor* reader;  // null: not wanted
+    IWriteDescriptor* writer;
+  };
+  using Triggers = std::map<TriggerId, std::function<Deferred<void>()>>;
+
+  absl::Duration Now() const { return workers::internal::SteadyNow(); }
+  void Report(absl::Status status) { Tell(core_->on_error, core_->name, std::move(status)); }
+
+  bool StopWanted() {
+    MutexLock lock(core_->mutex);
+    return core_->stop_wanted;
+  }
+  void StopBecause(absl::Status why) {
+    MutexLock lock(core_->mutex);
+    if (!core_->stop_wanted) reason_ = std::move(why);
+    core_->stop_wanted = true;
+  }
+  void SetState(State state) {
+    MutexLock lock(core_->mutex);
+    core_->state.store(state);
+  }
+
+  // Waits, at most `longest`, and runs what is there.
+  void Turn(absl::Duration longest);
+  void RunSignals();
+  void RunSignalTriggers();
+  void RunDescriptor(const Ready& ready);
+  void RunLost();
+  void RunCalls(size_t most);
+  // The calls that were given until now.
+  void RunCallsGivenSoFar();
+
+  Triggers& triggers(SystemEvent event, EventPhase phase) {
+    return triggers_[static_cast<int>(event)][static_cast<int>(phase)];
+  }
+  // Calls the triggers one after another, those too that come meanwhile.
+  void Fire(SystemEvent event, EventPhase phase, absl::FunctionRef<void(Deferred<void>)> result);
+  void FireBefore(SystemEvent event, absl::Duration timeout);
+  void FireRest(SystemEvent event, EventPhase phase);
+
+  void StartPool();
+  void DrainPool();
+  void Abandon(std::shared_ptr<ThreadPool> pool);
+  void Release();
+  void LoseDescriptors();
+  void Shutdown();
+
+  // Calls `f`, and makes a status of what it throws, after reporting that.
+  absl::Status Guarded(absl::FunctionRef<absl::Status()> f) {
+    absl::Status status;
+    const absl::Status thrown = workers::internal::CatchToStatus([&] { status = f(); });
+    if (!thrown.ok()) {
+      Report(thrown);
+      return thrown;
+    }
+    return status;
+  }
+  void Forget(std::map<IDescriptor*, Watched>::iterator it) {
+    poller_->Remove(it->second.token);
+    by_token_.erase(it->second.token);
+    by_fd_.erase(it->second.fd);
+    watched_.erase(it);
+  }
+  void Lose(IDescriptor& d, absl::Status why) {
+    Guarded([&] {
+      d.ConnectionLost(std::move(why));
+      return absl::OkStatus();
+    }).IgnoreError();
+  }
+
+  const std::shared_ptr<Core> core_;
+  const EventReactorOptions options_;
+  const std::unique_ptr<Poller> poller_;
+  PollToken waker_token_ = 0;
+  TimerQueue timers_;
+
+  std::vector<Work> batch_;  // taken from the queue; [next_call_, end) has not begun
+  size_t next_call_ = 0;
+
+  TriggerId next_trigger_ = 1;
+  Triggers triggers_[2][3];  // [event][phase]
+
+  // The three agree: an object is in all of them or in none.
+  std::map<IDescriptor*, Watched> watched_;
+  std::unordered_map<PollToken, IDescriptor*> by_token_;
+  std::unordered_map<int, IDescriptor*> by_fd_;
+  // Objects that were let go where they could not be told, and why. Who is added or removed
+  // meanwhile is taken out.
+  std::map<IDescriptor*, absl::Status> lost_;
+  bool descriptors_open_ = true;
+  std::vector<Ready> ready_;
+
+  std::unique_ptr<StopSignals> signals_;  // null: none are handled now
+  PollToken signals_token_ = 0;
+  bool forced_ = false;  // nothing is waited for any more
+  absl::Status reason_;  // what Run returns
+};
+
+void EventReactor::Loop::Turn(absl::Duration longest) {
+  core_->turns.fetch_add(1, std::memory_order_relaxed);
+  absl::Duration timeout = std::min(longest, timers_.next() - Now());
+  if (next_call_ < batch_.size() || !lost_.empty()) timeout = absl::ZeroDuration();
+  {
+    MutexLock lock(core_->mutex);
+    if (!core_->queue.empty() || (core_->stop_wanted && !core_->stop_seen)) {
+      timeout = absl::ZeroDuration();
+    }
+    core_->asleep = timeout > absl::ZeroDuration();
+  }
+  absl::Status waited = poller_->Wait(timeout, ready_);
+  {
+    MutexLock lock(core_->mutex);
+    core_->asleep = false;
+  }
+  if (!waited.ok()) {
+    forced_ = true;  // without it nothing can be waited for
+    Report(waited);
+    StopBecause(std::move(waited));
+  }
+  bool woken = false;
+  bool signalled = false;
+  for (const Ready& one : ready_) {
+    woken |= one.token == waker_token_;
+    signalled |= signals_ != nullptr && one.token == signals_token_;
+  }
+  if (woken) core_->waker->Clear();
+  if (signalled) RunSignals();
+  RunSignalTriggers();
+  RunLost();
+  for (const Ready& one : ready_) RunDescriptor(one);
+  timers_.RunDue(Now(), [this](Work& work) { RunWork(work); });
+  RunCalls(static_cast<size_t>(options_.calls_per_turn));
+}
+
+void EventReactor::Loop::RunSignals() {
+  const StopSignals::Taken taken = signals_->Take();
+  if (taken.count == 0) return;
+  forced_ |= taken.count > 1 || StopWanted();
+  StopBecause(
+      absl::CancelledError(absl::StrCat(core_->name, ": stopped by ", SignalName(taken.signal))));
+}
+
+void EventReactor::Loop::RunSignalTriggers() {
+  if (!core_->triggered.exchange(false)) return;
+  std::vector<std::shared_ptr<SignalTrigger::State>> all;
+  std::vector<std::shared_ptr<SignalTrigger::State>> closed;
+  {
+    MutexLock lock(core_->mutex);
+    all = core_->signal_triggers;
+    auto& kept = core_->signal_triggers;
+    std::erase_if(kept, [](const auto& state) { return state->closed.load(); });
+  }
+  for (const auto& state : all) {
+    if (state->closed.load()) {
+      state->work = nullptr;
+    } else if (state->pending.exchange(false)) {
+      Work work = [&state] { state->work(); };
+      RunWork(work);
+    }
+  }
+}
+
+void EventReactor::Loop::RunCalls(size_t most) {
+  if (next_call_ == batch_.size()) {
+    batch_.clear();
+    next_call_ = 0;
+    if (batch_.capacity() > kKeptCapacity) std::vector<Work>().swap(batch_);
+    MutexLock lock(core_->mutex);
+    batch_.swap(core_->queue);
+  }
+  for (; most > 0 && next_call_ < batch_.size(); --most) {
+    Work work = std::move(batch_[next_call_++]);
+    core_->calls.fetch_add(1, std::memory_order_relaxed);
+    RunWork(work);
+  }
+}
+
+void EventReactor::Loop::RunCallsGivenSoFar() {
+  if (next_call_ < batch_.size()) RunCalls(batch_.size() - next_call_);
+  RunCalls(SIZE_MAX);  // the queue, as it is now
+}
+
+// --- descriptors ----------------------------------------------------------------------------
+
+absl::Status EventReactor::Loop::Add(IDescriptor& d, IReadDescriptor* reader,
+                                     IWriteDescriptor* writer) {
+  if (!descriptors_open_) return workers::AlreadyQuitError(core_->name);
+  const int fd = d.fd();
+  if (fd < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(core_->name, ": the descriptor is closed"));
+  }
+  auto it = watched_.find(&d);
+  if (it != watched_.end() && it->second.fd != fd) {
+    // It has another descriptor now, and has not told: it begins anew.
+    if (reader == nullptr) reader = it->second.reader;
+    if (writer == nullptr) writer = it->second.writer;
+    Forget(it);
+    it = watched_.end();
+  }
+  if (it != watched_.end()) {
+    Watched& watched = it->second;
+    if (reader == nullptr) reader = watched.reader;
+    if (writer == nullptr) writer = watched.writer;
+    if (reader == watched.reader && writer == watched.writer) return absl::OkStatus();
+    if (absl::Status status =
+            poller_->Change(watched.token, {reader != nullptr, writer != nullptr});
+        !status.ok()) {
+      return status;
+    }
+    watched.reader = reader;
+    watched.writer = writer;
+    return absl::OkStatus();
+  }
+  if (const auto other = by_fd_.find(fd); other != by_fd_.end()) {
+    IDescriptor& old = *other->second;
+    if (old.fd() == fd) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(core_->name, ": another object has descriptor ", fd));
+    }
+    // Closed without a word; the number has come back.
+    Forget(watched_.find(&old));
+    lost_[&old] = absl::FailedPreconditionError("its descriptor was closed while it was watched");
+  }
+  auto token = poller_->Add(fd, {reader != nullptr, writer != nullptr});
+  if (!token.ok()) return token.status();
+  lost_.erase(&d);
+  watched_[&d] = {*token, fd, reader, writer};
+  by_token_[*token] = &d;
+  by_fd_[fd] = &d;
+  return absl::OkStatus();
+}
+
+absl::Status EventReactor::Loop::Remove(IDescriptor& d, bool reader, bool writer) {
+  lost_.erase(&d);
+  const auto it = watched_.find(&d);
+  if (it == watched_.end()) return absl::OkStatus();
+  Watched& watched = it->second;
+  if (reader) watched.reader = nullptr;
+  if (writer) watched.writer = nullptr;
+  if (watched.reader == nullptr && watched.writer == nullptr) {
+    Forget(it);
+    return absl::OkStatus();
+  }
+  return poller_->Change(watched.token, {watched.reader != nullptr, watched.writer != nullptr});
+}
+
+std::vector<IDescriptor*> EventReactor::Loop::RemoveAll() {
+  std::map<PollToken, IDescriptor*> in_order(by_token_.begin(), by_token_.end());
+  std::vector<IDescriptor*> all;
+  for (const auto& [token, d] : in_order) {
+    Forget(watched_.find(d));
+    all.push_back(d);
+  }
+  lost_.clear();
+  return all;
+}
+
+// A token is current for as long as its registration is: whatever a callback before this one has
+// removed, closed or registered anew, nothing is told to the wrong object.
+void EventReactor::Loop::RunDescriptor(const Ready& ready) {
+  const auto found = by_token_.find(ready.token);
+  if (found == by_token_.end()) return;
+  IDescriptor& d = *found->second;
+  const auto still_watched = [&] { return by_token_.contains(ready.token); };
+  const auto let_go = [&](absl::Status why) {
+    Forget(watched_.find(&d));
+    Lose(d, std::move(why));
+  };
+  if (ready.closed || d.fd() != watched_.find(&d)->second.fd) {
+    return let_go(absl::FailedPreconditionError("its descriptor was closed while it was watched"));
+  }
+  if (IReadDescriptor* reader = watched_.find(&d)->second.reader; ready.read && reader != nullptr) {
+    absl::Status status = Guarded([&] { return reader->DoRead(); });
+    if (!still_watched()) return;
+    if (!status.ok()) return let_go(std::move(status));
+  }
+  if (!ready.write) return;
+  if (IWriteDescriptor* writer = watched_.find(&d)->second.writer; writer != nullptr) {
+    absl::Status status = Guarded([&] { return writer->DoWrite(); });
+    if (!still_watched()) return;
+    if (!status.ok()) return let_go(std::move(status));
+  }
+}
+
+void EventReactor::Loop::RunLost() {
+  while (!lost_.empty()) {
+    auto node = lost_.extract(lost_.begin());
+    Lose(*node.key(), std::move(node.mapped()));
+  }
+}
+
+void EventReactor::Loop::LoseDescriptors() {
+  descriptors_open_ = false;
+  RunLost();
+  // One at a time: each may remove and destroy others.
+  while (!by_token_.empty()) {
+    const auto first = std::min_element(by_token_.begin(), by_token_.end());
+    IDescriptor& d = *first->second;
+    Forget(watched_.find(&d));
+    Lose(d, absl::UnavailableError(absl::StrCat(core_->name, ": the reactor has stopped")));
+  }
+}
+
+// --- triggers, startup, shutdown ----------------------------------------------------------------
+
+void EventReactor::Loop::Fire(SystemEvent event, EventPhase phase,
+                              absl::FunctionRef<void(Deferred<void>)> result) {
+  Triggers& all = triggers(event, phase);
+  while (!all.empty()) {
+    auto trigger = all.extract(all.begin());
+    Work work = [&] { result(trigger.mapped()()); };
+    RunWork(work);
+  }
+}
+
+void EventReactor::Loop::FireBefore(SystemEvent event, absl::Duration timeout) {
+  auto left = std::make_shared<int>(0);
+  Fire(event, EventPhase::kBefore, [&](Deferred<void> deferred) {
+    ++*left;
+    std::move(deferred)
+        .AddBoth([left, core = core_](Result<void> result) {
+          --*left;
+          if (!result.ok()) Tell(core->on_error, core->name, result.failure().status());
+        })
+        .Detach();
+  });
+  const absl::Duration deadline = Now() + timeout;
+  while (*left > 0 && !forced_) {
+    if (event == SystemEvent::kStartup && StopWanted()) return;
+    const absl::Duration rest = deadline - Now();
+    if (rest <= absl::ZeroDuration()) {
+      return Report(absl::DeadlineExceededError(
+          absl::StrCat(*left, " Deferreds of triggers before ",
+                       event == SystemEvent::kStartup ? "startup" : "shutdown",
+                       " have not fired in ", absl::FormatDuration(timeout))));
+    }
+    Turn(rest);
+  }
+}
+
+void EventReactor::Loop::FireRest(SystemEvent event, EventPhase phase) {
+  Fire(event, phase, [&](Deferred<void> deferred) {
+    std::move(deferred)
+        .AddBoth([core = core_](Result<void> result) {
+          if (!result.ok()) Tell(core->on_error, core->name, result.failure().status());
+        })
+        .Detach();
+  });
+}
+
+void EventReactor::Loop::StartPool() {
+  std::shared_ptr<ThreadPool> pool;
+  {
+    MutexLock lock(core_->mutex);
+    core_->pool_runs = true;
+    pool = core_->pool;
+  }
+  if (pool == nullptr) return;
+  if (absl::Status started = pool->Start(); !started.ok()) Report(std::move(started));
+}
+
+void EventReactor::Loop::Release() {
+  for (auto& [id, ended] : core_->Refuse()) {
+    Work work = std::move(ended);
+    RunWork(work);
+  }
+}
+
+// The pool has no way to tell that its last thread has ended: it is asked, ever less often.
+void EventReactor::Loop::DrainPool() {
+  std::shared_ptr<ThreadPool> pool;
+  {
+    MutexLock lock(core_->mutex);
+    pool = std::move(core_->pool);
+    core_->pool = nullptr;
+    core_->pool_runs = false;
+  }
+  if (pool == nullptr) return;
+  pool->Quit().IgnoreError();
+  const absl::Duration deadline = Now() + options_.pool_timeout;
+  absl::Duration pause = absl::Microseconds(500);
+  while (!pool->Stop(absl::ZeroDuration()).ok()) {
+    const absl::Duration rest = deadline - Now();
+    if (forced_ || rest <= absl::ZeroDuration()) {
+      const int64_t dropped = pool->QuitNow();
+      core_->dropped.fetch_add(dropped);
+      workers::internal::ReportDropped(core_->on_error, core_->name, dropped,
+                                       "the reactor stopped before the pool was done");
+      Report(absl::DeadlineExceededError(
+          absl::StrCat("the pool has not ended in time: ", pool->DumpStats())));
+      return Abandon(std::move(pool));
+    }
+    Turn(std::min(pause, rest));
+    pause = std::min(2 * pause, absl::Milliseconds(16));
+  }
+}
+
+// Its threads end when they end: another thread waits for them, whom the factory joins.
+void EventReactor::Loop::Abandon(std::shared_ptr<ThreadPool> pool) {
+  workers::ThreadFactory* factory;
+  {
+    MutexLock lock(core_->mutex);
+    factory = core_->pool_options.pool.factory;
+  }
+  if (factory == nullptr) factory = &workers::DefaultThreadFactory();
+  auto thread = factory->Start({.name = absl::StrCat(core_->name, "-reap")},
+                               [pool] { pool->Stop().IgnoreError(); });
+  if (thread.ok()) return;
+  Report(thread.status());
+  new std::shared_ptr<ThreadPool>(std::move(pool));  // leaked: nobody can wait for it
+}
+
+void EventReactor::Loop::Shutdown() {
+  {
+    MutexLock lock(core_->mutex);
+    core_->state.store(State::kStopping);
+    core_->stop_seen = true;
+  }
+  FireBefore(SystemEvent::kShutdown, options_.shutdown_timeout);
+  Release();
+  DrainPool();
+  RunCallsGivenSoFar();  // the pool's results
+  LoseDescriptors();
+  core_->running.store(false);
+  FireRest(SystemEvent::kShutdown, EventPhase::kDuring);
+  FireRest(SystemEvent::kShutdown, EventPhase::kAfter);
+}
+
+absl::Status EventReactor::Loop::RunAll() {
+  reason_ = absl::OkStatus();
+  forced_ = false;
+  descriptors_open_ = true;
+  FireBefore(SystemEvent::kStartup, options_.startup_timeout);
+  if (options_.handle_signals) {
+    auto signals = StopSignals::Install();
+    auto token = signals.ok() ? poller_->Add((*signals)->fd(), {.read = true}) : signals.status();
+    if (token.ok()) {
+      signals_ = *std::move(signals);
+      signals_token_ = *token;
+    } else {
+      StopBecause(token.status());
+    }
+  }
+  StartPool();
+  core_->running.store(true);
+  FireRest(SystemEvent::kStartup, EventPhase::kDuring);
+  FireRest(SystemEvent::kStartup, EventPhase::kAfter);
+  SetState(State::kRunning);
+  while (!StopWanted()) Turn(absl::InfiniteDuration());
+  Shutdown();
+  return reason_;
+}
+
+// On every way out of Run, also where a work has ended the thread by force.
+void EventReactor::Loop::Leave() {
+  core_->running.store(false);
+  Release();
+  std::vector<Work> last;
+  {
+    MutexLock lock(core_->mutex);
+    core_->accepting = false;
+    last.swap(core_->queue);
+  }
+  core_->open.store(false);
+  while (next_call_ < batch_.size()) RunCalls(batch_.size());
+  for (Work& work : last) {
+    core_->calls.fetch_add(1, std::memory_order_relaxed);
+    RunWork(work);
+  }
+  RunSignalTriggers();
+  if (signals_ != nullptr) poller_->Remove(signals_token_);
+  signals_ = nullptr;
+  MutexLock lock(core_->mutex);
+  core_->state.store(State::kStopped);
+  core_->runner.store(ThreadId());
+}
+
+int64_t EventReactor::Loop::Drop() {
+  std::vector<Work> queue;
+  {
+    MutexLock lock(core_->mutex);
+    queue.swap(core_->queue);
+  }
+  int64_t count = static_cast<int64_t>(queue.size() + batch_.size() - next_call_);
+  for (; next_call_ < batch_.size(); ++next_call_) batch_[next_call_] = nullptr;
+  for (Work& work : queue) work = nullptr;
+  count += static_cast<int64_t>(timers_.Drop());
+  for (auto& phases : triggers_) {
+    for (Triggers& triggers : phases) triggers.clear();
+  }
+  return count;
+}
+
+// --- SignalTrigger ------------------------------------------------------------------------------
+
+SignalTrigger& SignalTrigger::operator=(SignalTrigger&& other) noexcept {
+  if (this != &other) {
+    Close();
+    state_ = std::move(other.state_);
+  }
+  return *this;
+}
+
+SignalTrigger::~SignalTrigger() { Close(); }
+
+void SignalTrigger::Close() {
+  const std::shared_ptr<State> state = std::move(state_);
+  if (state == nullptr) return;
+  state->closed.store(true);
+  state->core->triggered.store(true);
+  if (state->core->open.load()) state->core->waker->Wake();
+}
+
+bool SignalTrigger::Trigger() const {
+  State& state = *state_;
+  if (!state.pending.exchange(true)) {
+    state.core->triggered.store(true);
+    state.core->waker->Wake();
+  }
+  // Asked last: if it is open now, the loop has yet to look at `pending` once more; if not, it may
+  // have looked already.
+  return state.core->open.load() || !state.pending.load();
+}
+
+// --- EventReactor -------------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<EventReactor>> EventReactor::Create(EventReactorOptions options) {
+  workers::internal::ForkCount::Watch();
+  if (options.calls_per_turn < 1 || options.pool.min_threads < 0 ||
+      options.pool.max_threads < options.pool.min_threads) {
+    return absl::InvalidArgumentError(absl::StrCat(options.name, ": ", options.calls_per_turn,
+                                                   " calls a turn, ", options.pool.min_threads,
+                                                   " to ", options.pool.max_threads, " threads"));
+  }
+  absl::StatusOr<std::unique_ptr<Poller>> poller;
+  if (options.create_poller) {
+    poller = options.create_poller();
+  } else {
+    poller = EpollPoller::Create();
+  }
+  if (!poller.ok()) return poller.status();
+  auto waker = Waker::Create();
+  if (!waker.ok()) return waker.status();
+  auto core = std::make_shared<Core>(options, *std::move(waker));
+  auto loop = std::make_unique<Loop>(std::move(options), core, *std::move(poller));
+  if (absl::Status status = loop->Init(); !status.ok()) return status;
+  return std::unique_ptr<EventReactor>(new EventReactor(std::move(core), std::move(loop)));
+}
+
+EventReactor::EventReactor(std::shared_ptr<Core> core, std::unique_ptr<Loop> loop)
+    : core_(std::move(core)), loop_(std::move(loop)) {}
+
+EventReactor::~EventReactor() {
+  Core& core = *core_;
+  if (core.IsForked()) {
+    loop_.release();  // leaked: the parent's thread may be in the midst of it
+    new std::shared_ptr<Core>(core_);
+    return;
+  }
+  std::shared_ptr<ThreadPool> pool;
+  std::vector<std::shared_ptr<SignalTrigger::State>> triggers;
+  {
+    MutexLock lock(core.mutex);
+    if (IsRun(core.state.load())) {
+      workers::internal::DieOfMisuse(core.name + ": the reactor is destroyed while it runs");
+    }
+    core.state.store(State::kStopped);
+    core.accepting = false;
+    pool = std::move(core.pool);
+    triggers.swap(core.signal_triggers);
+  }
+  core.open.store(false);
+  // What is destroyed here belongs to the loop, and there is no other thread of it.
+  workers::WorkerScope scope(core.loop);
+  for (auto& [id, ended] : core.Refuse()) {
+    Work work = std::move(ended);
+    loop_->RunWork(work);
+  }
+  pool = nullptr;  // never started: it drops what waits, and reports
+  for (const auto& state : triggers) state->work = nullptr;
+  const int64_t dropped = loop_->Drop();
+  core.dropped.fetch_add(dropped);
+  workers::internal::ReportDropped(core.on_error, core.name, dropped, "the reactor was destroyed");
+  loop_ = nullptr;
+}
+
+SignalTrigger EventReactor::MakeSignalTrigger(absl::AnyInvocable<void()> work) {
+  if (!work) workers::internal::DieOfMisuse("EventReactor::MakeSignalTrigger: the work is empty");
+  auto state = std::shared_ptr<SignalTrigger::State>(
+      new SignalTrigger::State{.core = core_, .work = std::move(work)});
+  MutexLock lock(core_->mutex);
+  core_->signal_triggers.push_back(state);
+  return SignalTrigger(std::move(state));
+}
+
+std::vector<DelayedCall> EventReactor::delayed_calls() const {
+  if (!core_->MayCall("EventReactor::delayed_calls")) return {};
+  return loop_->timers().pending();
+}
+
+std::vector<IDescriptor*> EventReactor::RemoveAll() {
+  if (!core_->MayCall("EventReactor::RemoveAll")) return {};
+  return loop_->RemoveAll();
+}
+
+EventReactorStatistics EventReactor::statistics() const {
+  return {.turns = core_->turns.load(),
+          .calls = core_->calls.load(),
+          .wakeups = core_->waker->writes(),
+          .dropped = core_->dropped.load()};
+}
+
+// --- time ---
+
+absl::Duration EventReactor::Now() const { return workers::internal::SteadyNow(); }
+
+absl::StatusOr<DelayedCall> EventReactor::CallLater(absl::Duration delay, Work&& work) {
+  if (absl::Status status = core_->CheckThread("EventReactor::CallLater"); !status.ok()) {
+    return status;
+  }
+  if (core_->state.load() == State::kStopped) return workers::AlreadyQuitError(core_->name);
+  return loop_->timers().Add(delay, std::move(work));
+}
+
+// --- threads ---
+
+absl::Status EventReactor::CallFromThread(Work&& work) { return core_->Call(std::move(work)); }
+
+absl::Status EventReactor::CallInThread(Work&& work) {
+  if (!work) return workers::internal::EmptyWorkError(core_->name);
+  auto pool = core_->Pool();
+  if (!pool.ok()) return pool.status();
+  return (*pool)->CallInThread(std::move(work));
+}
+
+absl::Status EventReactor::SuggestThreadPoolSize(int max) {
+  if (core_->IsForked()) return core_->ForkedError();
+  std::shared_ptr<ThreadPool> pool;
+  {
+    MutexLock lock(core_->mutex);
+    if (!core_->pool_open) return workers::AlreadyQuitError(core_->name);
+    if (max < core_->pool_options.min_threads) {
+      return absl::InvalidArgumentError(absl::StrCat(core_->name, ": at least ",
+                                                     core_->pool_options.min_threads,
+                                                     " and at most ", max, " threads"));
+    }
+    core_->pool_options.max_threads = max;
+    pool = core_->pool;
+  }
+  return pool == nullptr ? absl::OkStatus() : pool->AdjustPoolSize(std::nullopt, max);
+}
+
+absl::StatusOr<ThreadPool*> EventReactor::thread_pool() {
+  auto pool = core_->Pool();
+  if (!pool.ok()) return pool.status();
+  return pool->get();
+}
+
+bool EventReactor::InReactorThread() const {
+  return core_->runner.load() == workers::internal::CurrentThread();
+}
+
+std::shared_ptr<workers::IExclusiveWorker> EventReactor::worker() {
+  return std::shared_ptr<workers::IExclusiveWorker>(core_, &core_->loop);
+}
+
+absl::StatusOr<uint64_t> EventReactor::WatchEnd(std::function<void()> ended) {
+  if (!ended) return workers::internal::EmptyWorkError(core_->name);
+  if (core_->IsForked()) return core_->ForkedError();
+  MutexLock lock(core_->mutex);
+  if (core_->ended) return workers::AlreadyQuitError(core_->name);
+  const uint64_t id = core_->next_watcher++;
+  core_->end_watchers.emplace(id, std::move(ended));
+  return id;
+}
+
+void EventReactor::UnwatchEnd(uint64_t id) {
+  if (core_->IsForked()) return;
+  std::function<void()> ended;  // destroyed without the lock
+  MutexLock lock(core_->mutex);
+  const auto it = core_->end_watchers.find(id);
+  if (it == core_->end_watchers.end()) return;
+  ended = std::move(it->second);
+  core_->end_watchers.erase(it);
+}
+
+// --- core ---
+
+absl::Status EventReactor::Run() {
+  Core& core = *core_;
+  if (core.IsForked()) return core.ForkedError();
+  {
+    MutexLock lock(core.mutex);
+    if (IsRun(core.state.load())) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          core.name, InReactorThread() ? ": Run inside Run" : ": another thread is in Run"));
+    }
+    core.runner.store(workers::internal::CurrentThread());
+    core.state.store(State::kStarting);
+    core.accepting = true;
+    core.stop_wanted = false;
+    core.stop_seen = false;
+    core.pool_open = true;
+    core.ended = false;
+    core.open.store(true);
+  }
+  workers::WorkerScope scope(core.loop);
+  workers::internal::AtEndOfScope leave([this] { loop_->Leave(); });
+  return loop_->RunAll();
+}
+
+absl::Status EventReactor::Stop() {
+  if (core_->IsForked()) return core_->ForkedError();
+  std::shared_ptr<Waker> sleeper;
+  {
+    MutexLock lock(core_->mutex);
+    const State state = core_->state.load();
+    if (state != State::kStarting && state != State::kRunning) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(core_->name, ": Stop of a reactor that does not run"));
+    }
+    if (core_->stop_wanted) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(core_->name, ": it was told to stop already"));
+    }
+    core_->stop_wanted = true;
+    if (core_->TakeWake()) sleeper = core_->waker;
+  }
+  if (sleeper != nullptr) sleeper->Wake();
+  return absl::OkStatus();
+}
+
+bool EventReactor::running() const { return core_->running.load(); }
+
+absl::Status EventReactor::CallWhenRunning(Work&& work) {
+  if (absl::Status status = core_->CheckThread("EventReactor::CallWhenRunning"); !status.ok()) {
+    return status;
+  }
+  if (!work) return workers::internal::EmptyWorkError(core_->name);
+  const State state = core_->state.load();
+  if (state == State::kRunning || state == State::kStopping) {
+    Work now = std::move(work);
+    loop_->RunWork(now);
+    return absl::OkStatus();
+  }
+  // Shared, because a function can be copied and a work cannot.
+  auto kept = std::make_shared<Work>(std::move(work));
+  return loop_
+      ->AddTrigger(EventPhase::kAfter, SystemEvent::kStartup,
+                   [kept] {
+                     Work work = std::move(*kept);
+                     std::move(work)();
+                     return Succeed();
+                   })
+      .status();
+}
+
+absl::StatusOr<TriggerId> EventReactor::AddSystemEventTrigger(EventPhase phase, SystemEvent event,
+                                                              std::function<Deferred<void>()> f) {
+  if (absl::Status status = core_->CheckThread("EventReactor::AddSystemEventTrigger");
+      !status.ok()) {
+    return status;
+  }
+  if (!f) return workers::internal::EmptyWorkError(core_->name);
+  return loop_->AddTrigger(phase, event, std::move(f));
+}
+
+absl::Status EventReactor::RemoveSystemEventTrigger(TriggerId id) {
+  if (absl::Status status = core_->CheckThread("EventReactor::RemoveSystemEventTrigger");
+      !status.ok()) {
+    return status;
+  }
+  return loop_->RemoveTrigger(id);
+}
+
+// --- descriptors ---
+
+absl::Status EventReactor::AddReader(IReadDescriptor& d) {
+  if (absl::Status status = core_->CheckThread("EventReactor::AddReader"); !status.ok()) {
+    return status;
+  }
+  return loop_->Add(d, &d, nullptr);
+}
+
+absl::Status EventReactor::AddWriter(IWriteDescriptor& d) {
+  if (absl::Status status = core_->CheckThread("EventReactor::AddWriter"); !status.ok()) {
+    return status;
+  }
+  return loop_->Add(d, nullptr, &d);
+}
+
+absl::Status EventReactor::RemoveReader(IReadDescriptor& d) {
+  if (absl::Status status = core_->CheckThread("EventReactor::RemoveReader"); !status.ok()) {
+    return status;
+  }
+  return loop_->Remove(d, true, false);
+}
+
+absl::Status EventReactor::RemoveWriter(IWriteDescriptor& d) {
+  if (absl::Status status = core_->CheckThread("EventReactor::RemoveWriter"); !status.ok()) {
+    return status;
+  }
+  return loop_->Remove(d, false, true);
+}
+
+}  // namespace reactor

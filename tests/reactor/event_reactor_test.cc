@@ -1,0 +1,1537 @@
+#include "reactor/event_reactor.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <functional>
+#include <future>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "reactor/deferred.h"
+#include "reactor/poll_poller.h"
+#include "workers/internal/sync.h"
+#include "workers/testing/counting_thread_factory.h"
+#include "workers/testing/gate.h"
+#include "workers/worker_scope.h"
+
+namespace reactor {
+namespace {
+
+using testing::AllOf;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using workers::IsAlreadyQuit;
+using workers::Work;
+using workers::test::Gate;
+
+std::unique_ptr<EventReactor> New(EventReactorOptions options = {}) {
+  options.handle_signals = false;  // tests of signals say otherwise
+  auto reactor = EventReactor::Create(std::move(options));
+  EXPECT_TRUE(reactor.ok()) << reactor.status();
+  return *std::move(reactor);
+}
+
+// Reports, as text, from any thread.
+class Reports {
+ public:
+  workers::ErrorHandler handler() {
+    return [this](const workers::ErrorReport& report) {
+      workers::internal::MutexLock lock(mutex_);
+      all_.push_back(std::string(report.status.message()) +
+                     (report.dropped > 0 ? " " + std::to_string(report.dropped) : ""));
+    };
+  }
+  std::vector<std::string> all() const {
+    workers::internal::MutexLock lock(mutex_);
+    return all_;
+  }
+
+ private:
+  mutable workers::internal::Mutex mutex_;
+  std::vector<std::string> all_;
+};
+
+void Call(EventReactor& reactor, Work work) {
+  const absl::Status status = reactor.CallFromThread(std::move(work));
+  EXPECT_TRUE(status.ok()) << status;
+}
+DelayedCall Later(EventReactor& reactor, absl::Duration delay, Work work) {
+  auto call = reactor.CallLater(delay, std::move(work));
+  EXPECT_TRUE(call.ok()) << call.status();
+  return call.value_or(DelayedCall());
+}
+void Stop(EventReactor& reactor) { EXPECT_TRUE(reactor.Stop().ok()); }
+void RunToTheEnd(EventReactor& reactor) {
+  const absl::Status status = reactor.Run();
+  EXPECT_TRUE(status.ok()) << status;
+}
+TriggerId Trigger(EventReactor& reactor, EventPhase phase, SystemEvent event,
+                  std::function<void()> f) {
+  return *reactor.AddSystemEventTrigger(phase, event, [f] {
+    f();
+    return Succeed();
+  });
+}
+
+// --- calls from threads -------------------------------------------------------------------------
+
+TEST(EventReactor, CallsAreNotRunBeforeRunAndThenInTheirOrder) {
+  auto reactor = New();
+  std::vector<int> order;
+  for (int i = 0; i < 1000; ++i) Call(*reactor, [&order, i] { order.push_back(i); });
+  Call(*reactor, [&] { Stop(*reactor); });
+  EXPECT_THAT(order, IsEmpty());
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(order.size(), 1000u);
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+}
+
+TEST(EventReactor, CallsRunInTheThreadOfRunInsideAWorkOfTheLoop) {
+  auto reactor = New();
+  EXPECT_FALSE(reactor->InReactorThread());
+  bool inside = false;
+  bool in_scope = false;
+  const auto loop = reactor->worker();
+  std::thread::id thread;
+  Call(*reactor, [&] {
+    inside = reactor->InReactorThread();
+    in_scope = workers::WorkerScope::RunsIn(*loop);
+    thread = std::this_thread::get_id();
+    Stop(*reactor);
+  });
+  std::thread runner([&] { RunToTheEnd(*reactor); });
+  const std::thread::id runner_id = runner.get_id();
+  runner.join();
+  EXPECT_TRUE(inside);
+  EXPECT_TRUE(in_scope);
+  EXPECT_EQ(thread, runner_id);
+  EXPECT_FALSE(reactor->InReactorThread());
+}
+
+// The loop has nothing else that could end its sleep.
+TEST(EventReactor, ACallFromAnotherThreadWakesTheLoop) {
+  auto reactor = New();
+  Gate running;
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { running.Open(); }).ok());
+  std::thread other([&] {
+    running.Wait();
+    for (int i = 0; i < 100; ++i) {
+      Gate ran;
+      Call(*reactor, [&] { ran.Open(); });
+      ran.Wait();
+    }
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+  other.join();
+}
+
+TEST(EventReactor, ACallFromADelayedCallRunsInTheNextTurn) {
+  auto reactor = New();
+  bool ran = false;
+  Later(*reactor, absl::ZeroDuration(), [&] {
+    Call(*reactor, [&] {
+      ran = true;
+      Stop(*reactor);
+    });
+    EXPECT_FALSE(ran);
+  });
+  RunToTheEnd(*reactor);
+  EXPECT_TRUE(ran);
+}
+
+// The original loops for ever, or starves the rest.
+TEST(EventReactor, ACallThatGivesItselfAnewStarvesNobody) {
+  auto reactor = New({.calls_per_turn = 1});
+  bool other = false;
+  std::function<void()> again = [&] { Call(*reactor, again); };
+  again();
+  Call(*reactor, [&] { other = true; });
+  Later(*reactor, absl::Milliseconds(1), [&] { Stop(*reactor); });
+  ASSERT_TRUE(reactor->CallWhenRunning([] {}).ok());
+  // The last one is given while the queue is being closed, and refused.
+  again = [&] {
+    const absl::Status status = reactor->CallFromThread(again);
+    EXPECT_TRUE(status.ok() || IsAlreadyQuit(status));
+  };
+  RunToTheEnd(*reactor);
+  EXPECT_TRUE(other);
+}
+
+TEST(EventReactor, AFloodOfCallsLeavesTurnsToTimers) {
+  auto reactor = New({.calls_per_turn = 10});
+  int calls_before_timer = -1;
+  int calls = 0;
+  for (int i = 0; i < 10'000; ++i) Call(*reactor, [&] { ++calls; });
+  Later(*reactor, absl::ZeroDuration(), [&] {
+    calls_before_timer = calls;
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+  EXPECT_LE(calls_before_timer, 10);
+  EXPECT_EQ(calls, 10'000);  // what was taken runs, also when it is to stop
+}
+
+// R6: the original makes one system call per call.
+TEST(EventReactor, R6_CallsWhileTheLoopIsAwakeWakeItAtMostOnce) {
+  auto reactor = New();
+  Gate held;
+  Gate release;
+  int ran = 0;
+  Call(*reactor, [&] {
+    held.Open();
+    release.Wait();
+  });
+  std::thread other([&] {
+    held.Wait();
+    const int64_t before = reactor->statistics().wakeups;
+    for (int i = 0; i < 20'000; ++i) Call(*reactor, [&] { ++ran; });
+    EXPECT_LE(reactor->statistics().wakeups - before, 10);
+    Call(*reactor, [&] { Stop(*reactor); });
+    release.Open();
+  });
+  RunToTheEnd(*reactor);
+  other.join();
+  EXPECT_EQ(ran, 20'000);
+  EXPECT_LE(reactor->statistics().wakeups, 10);
+  EXPECT_EQ(reactor->statistics().calls, 20'002);
+}
+
+TEST(EventReactor, AThrowingCallIsReportedAndTheNextRuns) {
+  Reports reports;
+  auto reactor = New({.on_error = reports.handler()});
+  Call(*reactor, [] { throw std::runtime_error("boom"); });
+  Later(*reactor, absl::ZeroDuration(), [] { throw std::runtime_error("bang"); });
+  Later(*reactor, absl::ZeroDuration(), [&] { Stop(*reactor); });
+  RunToTheEnd(*reactor);
+  EXPECT_THAT(reports.all(), testing::UnorderedElementsAre("std::runtime_error: boom",
+                                                           "std::runtime_error: bang"));
+}
+
+// R2, R4: in the original they are queued for ever.
+TEST(EventReactor, R4_AfterRunEveryEntryPointIsAlreadyQuit) {
+  auto reactor = New();
+  Call(*reactor, [&] { Stop(*reactor); });
+  RunToTheEnd(*reactor);
+  Work work = [] { FAIL(); };
+  EXPECT_TRUE(IsAlreadyQuit(reactor->CallFromThread(std::move(work))));
+  EXPECT_TRUE(work != nullptr);
+  EXPECT_TRUE(IsAlreadyQuit(reactor->CallInThread(std::move(work))));
+  EXPECT_TRUE(work != nullptr);
+  EXPECT_TRUE(IsAlreadyQuit(reactor->CallLater(absl::Seconds(1), std::move(work)).status()));
+  EXPECT_TRUE(work != nullptr);
+  EXPECT_TRUE(IsAlreadyQuit(reactor->SuggestThreadPoolSize(3)));
+  EXPECT_TRUE(IsAlreadyQuit(reactor->thread_pool().status()));
+  EXPECT_TRUE(IsAlreadyQuit(reactor->WatchEnd([] {}).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
+}
+
+TEST(EventReactor, ClosingTheQueueIsTheLastActOfRun) {
+  auto reactor = New();
+  bool ran = false;
+  absl::Status late;
+  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, [&] {
+    Call(*reactor, [&] {
+      ran = true;
+      late = reactor->CallFromThread([] { FAIL(); });
+    });
+  });
+  Call(*reactor, [&] { Stop(*reactor); });
+  RunToTheEnd(*reactor);
+  EXPECT_TRUE(ran);
+  EXPECT_TRUE(IsAlreadyQuit(late)) << late;
+}
+
+TEST(EventReactor, WhatIsTakenWhileItStopsRunsAndWhatIsRefusedDoesNot) {
+  for (int round = 0; round < 20; ++round) {
+    auto reactor = New();
+    std::atomic<int> accepted = 0;
+    std::atomic<int> ran = 0;
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i) {
+      threads.emplace_back([&] {
+        while (reactor->CallFromThread([&] { ran.fetch_add(1); }).ok()) accepted.fetch_add(1);
+      });
+    }
+    Later(*reactor, absl::Microseconds(200), [&] { Stop(*reactor); });
+    RunToTheEnd(*reactor);
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(ran.load(), accepted.load());
+  }
+}
+
+TEST(EventReactor, DestroyedWithoutARunItDropsCountsAndReports) {
+  Reports reports;
+  auto reactor = New({.on_error = reports.handler()});
+  auto token = std::make_shared<int>();
+  for (int i = 0; i < 3; ++i) Call(*reactor, [token] { FAIL(); });
+  DelayedCall call = Later(*reactor, absl::Seconds(1), [token] { FAIL(); });
+  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kStartup, [token] { FAIL(); });
+  SignalTrigger trigger = reactor->MakeSignalTrigger([token] { FAIL(); });
+  int ended = 0;
+  ASSERT_TRUE(reactor->WatchEnd([&] { ++ended; }).ok());
+  const auto loop = reactor->worker();
+  reactor = nullptr;
+  EXPECT_EQ(token.use_count(), 1);
+  EXPECT_EQ(ended, 1);
+  EXPECT_THAT(reports.all(),
+              ElementsAre(AllOf(HasSubstr("the reactor was destroyed"), HasSubstr(" 4"))));
+  // Handles are as good as before, and say so.
+  EXPECT_TRUE(IsAlreadyQuit(loop->Do([] { FAIL(); })));
+  EXPECT_TRUE(absl::IsFailedPrecondition(loop->Quit()));
+  EXPECT_FALSE(trigger.Trigger());
+  EXPECT_FALSE(call.active());
+  EXPECT_TRUE(absl::IsFailedPrecondition(call.Cancel()));
+}
+
+TEST(EventReactor, TheLoopAsAWorkerTakesWorkButCannotBeQuit) {
+  auto reactor = New();
+  const auto loop = reactor->worker();
+  EXPECT_TRUE(absl::IsInvalidArgument(loop->Do(nullptr)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(loop->Quit()));
+  ASSERT_TRUE(loop->Do([&] { Stop(*reactor); }).ok());
+  RunToTheEnd(*reactor);
+}
+
+// --- run and stop -------------------------------------------------------------------------------
+
+// R9: in the original nobody notices until something else ends the sleep.
+TEST(EventReactor, R9_StopFromAnotherThreadWakesTheLoop) {
+  auto reactor = New();
+  Gate running;
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { running.Open(); }).ok());
+  std::thread other([&] {
+    running.Wait();
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+  other.join();
+}
+
+TEST(EventReactor, StopWhenItDoesNotRunOrWasStoppedIsAnError) {
+  auto reactor = New();
+  EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
+  Call(*reactor, [&] {
+    Stop(*reactor);
+    EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
+  });
+  Trigger(*reactor, EventPhase::kDuring, SystemEvent::kShutdown,
+          [&] { EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop())); });
+  RunToTheEnd(*reactor);
+  EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
+}
+
+// R10: in the original a turn inside a turn runs the same call again and again.
+TEST(EventReactor, R10_RunInsideRunAndInAnotherThreadIsAnError) {
+  auto reactor = New();
+  Call(*reactor, [&] {
+    EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Run()));
+    std::thread([&] { EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Run())); }).join();
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+}
+
+TEST(EventReactor, RunsAgainAfterItReturned) {
+  auto reactor = New();
+  int timers = 0;
+  Later(*reactor, absl::Hours(1), [] {});
+  for (int round = 0; round < 5; ++round) {
+    std::vector<std::string> log;
+    ASSERT_TRUE(reactor
+                    ->CallWhenRunning([&] {
+                      log.push_back("running");
+                      Later(*reactor, absl::ZeroDuration(), [&] {
+                        ++timers;
+                        Call(*reactor, [&] {
+                          log.push_back("call");
+                          Stop(*reactor);
+                        });
+                      });
+                    })
+                    .ok());
+    std::thread([&] { RunToTheEnd(*reactor); }).join();  // in another thread each time
+    EXPECT_THAT(log, ElementsAre("running", "call"));
+    EXPECT_FALSE(reactor->running());
+    EXPECT_TRUE(IsAlreadyQuit(reactor->CallFromThread([] {})));
+  }
+  EXPECT_EQ(timers, 5);
+  EXPECT_EQ(reactor->delayed_calls().size(), 1u);  // kept for the next Run
+  EXPECT_TRUE(reactor->delayed_calls()[0].Cancel().ok());
+}
+
+TEST(EventReactor, SeveralReactorsEachInItsThread) {
+  auto a = New({.name = "a"});
+  auto b = New({.name = "b"});
+  int turns = 0;
+  // Back and forth.
+  std::function<void()> in_a;
+  std::function<void()> in_b = [&] {
+    EXPECT_TRUE(b->InReactorThread());
+    EXPECT_FALSE(a->InReactorThread());
+    Call(*a, in_a);
+  };
+  in_a = [&] {
+    EXPECT_TRUE(a->InReactorThread());
+    EXPECT_FALSE(b->InReactorThread());
+    if (++turns < 100) return Call(*b, in_b);
+    Stop(*b);
+    Stop(*a);
+  };
+  Call(*b, in_b);
+  std::thread thread([&] { RunToTheEnd(*a); });
+  RunToTheEnd(*b);
+  thread.join();
+  EXPECT_EQ(turns, 100);
+}
+
+TEST(EventReactor, AFailingPollerEndsRunWithItsWords) {
+  class Failing final : public Poller {
+   public:
+    absl::StatusOr<PollToken> Add(int, Interest) override { return 1; }
+    absl::Status Change(PollToken, Interest) override { return absl::OkStatus(); }
+    void Remove(PollToken) override {}
+    bool IsCurrent(PollToken) const override { return true; }
+    absl::Status Wait(absl::Duration, std::vector<Ready>& ready) override {
+      ready.clear();
+      return absl::InternalError("no waiting today");
+    }
+  };
+  Reports reports;
+  auto reactor = New(
+      {.create_poller = [] { return std::make_unique<Failing>(); }, .on_error = reports.handler()});
+  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, [] {});
+  EXPECT_EQ(reactor->Run().message(), "no waiting today");
+  EXPECT_THAT(reports.all(), ElementsAre("no waiting today"));
+}
+
+TEST(EventReactor, WrongOptionsAndNoDescriptorLeftAreErrors) {
+  EXPECT_TRUE(absl::IsInvalidArgument(EventReactor::Create({.calls_per_turn = 0}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      EventReactor::Create({.pool = {.min_threads = 3, .max_threads = 2}}).status()));
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none = {0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const absl::Status status = EventReactor::Create().status();
+  setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+}
+
+// --- time ---------------------------------------------------------------------------------------
+
+TEST(EventReactor, TimersRunInTheirOrderAndNotBeforeTheirTime) {
+  auto reactor = New();
+  std::string order;
+  const absl::Duration begin = reactor->Now();
+  Later(*reactor, absl::Milliseconds(3), [&] { order += '3'; });
+  Later(*reactor, absl::Milliseconds(1), [&] { order += '1'; });
+  Later(*reactor, absl::Milliseconds(2), [&] { order += '2'; });
+  Later(*reactor, absl::Milliseconds(4), [&] {
+    EXPECT_GE(reactor->Now() - begin, absl::Milliseconds(4));
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(order, "123");
+}
+
+// The sleep is as long as the first timer says, whatever was moved or cancelled meanwhile: the
+// far timer would hold it up for hours.
+TEST(EventReactor, TheSleepFollowsResetDelayAndCancel) {
+  auto reactor = New();
+  DelayedCall soon;
+  DelayedCall far = Later(*reactor, absl::Hours(5), [&] { Stop(*reactor); });
+  DelayedCall cancelled = Later(*reactor, absl::Milliseconds(1), [] { FAIL(); });
+  Later(*reactor, absl::ZeroDuration(), [&] {
+    EXPECT_TRUE(cancelled.Cancel().ok());
+    EXPECT_TRUE(far.Delay(-absl::Hours(5) + absl::Milliseconds(1)).ok());
+    EXPECT_TRUE(far.Reset(absl::Milliseconds(1)).ok());
+  });
+  RunToTheEnd(*reactor);
+  // A timer costs the turn that waits for it, and not many that come too early.
+  EXPECT_LE(reactor->statistics().turns, 10);
+}
+
+TEST(EventReactor, ATimerOfAnotherThreadsCallIsNotSleptOver) {
+  auto reactor = New();
+  Gate running;
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { running.Open(); }).ok());
+  std::thread other([&] {
+    running.Wait();
+    Call(*reactor, [&] { Later(*reactor, absl::Milliseconds(1), [&] { Stop(*reactor); }); });
+  });
+  RunToTheEnd(*reactor);
+  other.join();
+}
+
+TEST(EventReactor, WrongDelaysAreInvalid) {
+  auto reactor = New();
+  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallLater(-absl::Seconds(1), [] {}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallLater(absl::Seconds(1), nullptr).status()));
+}
+
+// --- events and triggers ------------------------------------------------------------------------
+
+TEST(EventReactor, TriggersRunByPhaseInTheirOrderAndRunningFollows) {
+  auto reactor = New();
+  std::vector<std::string> log;
+  const auto note = [&](std::string name) {
+    return [&log, &reactor, name] { log.push_back(name + (reactor->running() ? " running" : "")); };
+  };
+  for (const char* n : {"1", "2"}) {
+    const std::string number = n;
+    Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, note("after shutdown " + number));
+    Trigger(*reactor, EventPhase::kDuring, SystemEvent::kShutdown,
+            note("during shutdown " + number));
+    Trigger(*reactor, EventPhase::kBefore, SystemEvent::kShutdown,
+            note("before shutdown " + number));
+    Trigger(*reactor, EventPhase::kAfter, SystemEvent::kStartup, note("after startup " + number));
+    Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, note("during startup " + number));
+    Trigger(*reactor, EventPhase::kBefore, SystemEvent::kStartup, note("before startup " + number));
+  }
+  Call(*reactor, [&] {
+    Stop(*reactor);
+    log.push_back("stop");  // triggers do not run inside Stop
+  });
+  RunToTheEnd(*reactor);
+  EXPECT_THAT(log, ElementsAre("before startup 1", "before startup 2", "during startup 1 running",
+                               "during startup 2 running", "after startup 1 running",
+                               "after startup 2 running", "stop", "before shutdown 1 running",
+                               "before shutdown 2 running", "during shutdown 1",
+                               "during shutdown 2", "after shutdown 1", "after shutdown 2"));
+}
+
+TEST(EventReactor, TriggersRunOnce) {
+  auto reactor = New();
+  int runs = 0;
+  Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [&] { ++runs; });
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
+    RunToTheEnd(*reactor);
+  }
+  EXPECT_EQ(runs, 1);
+}
+
+TEST(EventReactor, ARemovedTriggerDoesNotRunAlsoWhenAnotherRemovesIt) {
+  auto reactor = New();
+  const TriggerId a = Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [] { FAIL(); });
+  TriggerId c = 0;
+  const TriggerId b = Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [&] {
+    EXPECT_TRUE(reactor->RemoveSystemEventTrigger(c).ok());
+    EXPECT_TRUE(absl::IsNotFound(reactor->RemoveSystemEventTrigger(b)));  // it runs
+  });
+  c = Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [] { FAIL(); });
+  EXPECT_TRUE(reactor->RemoveSystemEventTrigger(a).ok());
+  EXPECT_TRUE(absl::IsNotFound(reactor->RemoveSystemEventTrigger(a)));
+  EXPECT_TRUE(absl::IsNotFound(reactor->RemoveSystemEventTrigger(12345)));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      reactor->AddSystemEventTrigger(EventPhase::kDuring, SystemEvent::kStartup, {}).status()));
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
+  RunToTheEnd(*reactor);
+}
+
+TEST(EventReactor, AFailingTriggerIsReportedAndTheOthersRun) {
+  Reports reports;
+  auto reactor = New({.on_error = reports.handler()});
+  std::string log;
+  for (EventPhase phase : {EventPhase::kBefore, EventPhase::kDuring, EventPhase::kAfter}) {
+    ASSERT_TRUE(
+        reactor
+            ->AddSystemEventTrigger(phase, SystemEvent::kShutdown,
+                                    []() -> Deferred<void> { throw std::runtime_error("thrown"); })
+            .ok());
+    ASSERT_TRUE(
+        reactor
+            ->AddSystemEventTrigger(phase, SystemEvent::kShutdown,
+                                    [] { return Fail<void>(absl::InternalError("returned")); })
+            .ok());
+    Trigger(*reactor, phase, SystemEvent::kShutdown, [&] { log += 'x'; });
+  }
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(log, "xxx");
+  EXPECT_THAT(reports.all(),
+              ElementsAre("std::runtime_error: thrown", "returned", "std::runtime_error: thrown",
+                          "returned", "std::runtime_error: thrown", "returned"));
+}
+
+// For startup and shutdown alike: `during` waits for what `before` returned, and the loop turns.
+TEST(EventReactor, DuringWaitsForTheDeferredsOfBefore) {
+  for (SystemEvent event : {SystemEvent::kStartup, SystemEvent::kShutdown}) {
+    auto reactor = New();
+    std::vector<std::string> log;
+    for (int i = 1; i <= 2; ++i) {
+      ASSERT_TRUE(reactor
+                      ->AddSystemEventTrigger(EventPhase::kBefore, event,
+                                              [&, i] {
+                                                auto [deferred, promise] = MakeDeferred<void>();
+                                                Later(
+                                                    *reactor, absl::Milliseconds(i),
+                                                    [&log, promise = std::move(promise)]() mutable {
+                                                      log.push_back("fired");
+                                                      EXPECT_TRUE(promise.Callback().ok());
+                                                    });
+                                                return std::move(deferred);
+                                              })
+                      .ok());
+    }
+    Trigger(*reactor, EventPhase::kDuring, event, [&] { log.push_back("during"); });
+    ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
+    RunToTheEnd(*reactor);
+    EXPECT_THAT(log, ElementsAre("fired", "fired", "during"));
+  }
+}
+
+// R8: in the original a Deferred that never fires blocks the shutdown for ever.
+TEST(EventReactor, R8_APhaseHasATimeout) {
+  for (SystemEvent event : {SystemEvent::kStartup, SystemEvent::kShutdown}) {
+    Reports reports;
+    auto reactor = New({.on_error = reports.handler(),
+                        .startup_timeout = absl::Milliseconds(2),
+                        .shutdown_timeout = absl::Milliseconds(2)});
+    Promise<void> never;
+    ASSERT_TRUE(reactor
+                    ->AddSystemEventTrigger(EventPhase::kBefore, event,
+                                            [&] {
+                                              auto [deferred, promise] = MakeDeferred<void>();
+                                              never = std::move(promise);
+                                              return std::move(deferred);
+                                            })
+                    .ok());
+    bool ended = false;
+    Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, [&] {
+      ended = true;
+      never.Callback().IgnoreError();
+    });
+    ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
+    RunToTheEnd(*reactor);
+    EXPECT_TRUE(ended);
+    EXPECT_THAT(reports.all(), ElementsAre(HasSubstr("1 Deferreds of triggers before")));
+  }
+}
+
+TEST(EventReactor, StopEndsTheWaitOfAStartup) {
+  auto reactor = New();
+  Promise<void> never;
+  ASSERT_TRUE(reactor
+                  ->AddSystemEventTrigger(EventPhase::kBefore, SystemEvent::kStartup,
+                                          [&] {
+                                            auto [deferred, promise] = MakeDeferred<void>();
+                                            never = std::move(promise);
+                                            Call(*reactor, [&] { Stop(*reactor); });
+                                            return std::move(deferred);
+                                          })
+                  .ok());
+  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown,
+          [&] { never.Callback().IgnoreError(); });
+  RunToTheEnd(*reactor);
+}
+
+TEST(EventReactor, CallWhenRunningRunsInOrderAfterTheStartupAndAtOnceWhileItRuns) {
+  auto reactor = New();
+  std::string log;
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { log += 'a'; }).ok());
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    log += 'b';
+                    EXPECT_TRUE(
+                        reactor->CallWhenRunning([&] { log += 'd'; }).ok());  // the startup goes on
+                  })
+                  .ok());
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { log += 'c'; }).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallWhenRunning(nullptr)));
+  Call(*reactor, [&] {
+    EXPECT_TRUE(reactor->CallWhenRunning([&] { log += 'e'; }).ok());
+    log += 'f';
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(log, "abcdef");
+}
+
+TEST(EventReactor, DeferredsOfTheLoopAreAtHomeInAllThatRunsThere) {
+  auto reactor = New();
+  Promise<int> promise;
+  int result = 0;
+  Call(*reactor, [&] {
+    auto [deferred, its_promise] = MakeDeferred<int>();
+    promise = std::move(its_promise);
+    std::move(deferred)
+        .AddCallback([&](int value) {
+          result = value;
+          Stop(*reactor);
+        })
+        .Detach();
+    Later(*reactor, absl::ZeroDuration(), [&] { EXPECT_TRUE(promise.Callback(7).ok()); });
+  });
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(result, 7);
+}
+
+// --- the pool -----------------------------------------------------------------------------------
+
+TEST(EventReactor, ThePoolIsStartedAndEndedWithTheLoop) {
+  workers::test::CountingThreadFactory factory;
+  auto reactor =
+      New({.pool = {.min_threads = 1, .max_threads = 10, .pool = {.factory = &factory}}});
+  auto pool = reactor->thread_pool();
+  ASSERT_TRUE(pool.ok());
+  EXPECT_EQ(factory.started(), 0);
+  EXPECT_EQ((*pool)->max(), 10);
+  EXPECT_EQ(*reactor->thread_pool(), *pool);
+  Gate worked;
+  ASSERT_TRUE(reactor->CallInThread([&] { worked.Open(); }).ok());
+  EXPECT_EQ(factory.started(), 0);  // it waits for the loop
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    EXPECT_GE(factory.started(), 1);
+                    worked.Wait();
+                    Stop(*reactor);
+                  })
+                  .ok());
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(factory.started(), factory.joined());
+  EXPECT_TRUE(IsAlreadyQuit(reactor->CallInThread([] {})));
+}
+
+TEST(EventReactor, APoolThatIsMadeWhileTheLoopRunsIsStartedAtOnceAndEndedWithIt) {
+  workers::test::CountingThreadFactory factory;
+  auto reactor = New({.pool = {.min_threads = 0, .max_threads = 2, .pool = {.factory = &factory}}});
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning(
+                      [&] { EXPECT_TRUE(reactor->CallInThread([&] { Stop(*reactor); }).ok()); })
+                  .ok());
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(factory.started(), 1);
+  EXPECT_EQ(factory.joined(), 1);
+}
+
+TEST(EventReactor, ByDefaultThePoolHasUpToTenThreadsAndItsNameIsTheReactors) {
+  auto reactor = New({.name = "web"});
+  auto pool = reactor->thread_pool();
+  ASSERT_TRUE(pool.ok());
+  EXPECT_EQ((*pool)->min(), 0);
+  EXPECT_EQ((*pool)->max(), 10);
+  EXPECT_THAT((*pool)->DumpStats(), testing::StartsWith("web-pool: "));
+}
+
+TEST(EventReactor, EachRunHasItsPool) {
+  auto reactor = New();
+  for (int round = 0; round < 3; ++round) {
+    Gate ran;
+    ASSERT_TRUE(reactor
+                    ->CallWhenRunning([&] {
+                      EXPECT_TRUE(reactor->CallInThread([&] { ran.Open(); }).ok());
+                      ran.Wait();
+                      Stop(*reactor);
+                    })
+                    .ok());
+    RunToTheEnd(*reactor);
+  }
+}
+
+TEST(EventReactor, ThePoolIsResizedBeforeRunIdleAndBusyAndNotAfterwards) {
+  Gate release;
+  Gate first;
+  Gate second;
+  auto reactor = New({.pool = {.min_threads = 1, .max_threads = 10}});
+  EXPECT_TRUE(reactor->SuggestThreadPoolSize(5).ok());  // there is none yet
+  EXPECT_EQ((*reactor->thread_pool())->max(), 5);
+  EXPECT_TRUE(reactor->SuggestThreadPoolSize(4).ok());  // it does not run
+  EXPECT_EQ((*reactor->thread_pool())->max(), 4);
+  EXPECT_TRUE(absl::IsInvalidArgument(reactor->SuggestThreadPoolSize(0)));
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    EXPECT_TRUE(reactor->SuggestThreadPoolSize(1).ok());
+                    EXPECT_TRUE(reactor
+                                    ->CallInThread([&] {
+                                      first.Open();
+                                      release.Wait();
+                                    })
+                                    .ok());
+                    EXPECT_TRUE(reactor->CallInThread([&] { second.Open(); }).ok());
+                    first.Wait();
+                    EXPECT_FALSE(second.IsOpen());                        // the only thread is busy
+                    EXPECT_TRUE(reactor->SuggestThreadPoolSize(2).ok());  // and gets company
+                    second.Wait();
+                    release.Open();
+                    Stop(*reactor);
+                  })
+                  .ok());
+  RunToTheEnd(*reactor);
+  EXPECT_TRUE(IsAlreadyQuit(reactor->SuggestThreadPoolSize(3)));
+}
+
+TEST(EventReactor, WorkOfThePoolOfAReactorThatNeverRanIsDroppedAndReported) {
+  Reports reports;
+  auto reactor = New({.on_error = reports.handler()});
+  ASSERT_TRUE(reactor->CallInThread([] { FAIL(); }).ok());
+  reactor = nullptr;
+  EXPECT_THAT(reports.all(), ElementsAre(HasSubstr(" 1")));
+}
+
+// R5: the original joins its pool on the reactor thread, the loop standing still: a work that
+// waits for the loop waits for ever.
+TEST(EventReactor, R5_ThePoolIsDrainedWhileTheLoopTurns) {
+  auto reactor = New();
+  Gate working;
+  Gate stopping;
+  bool answered = false;
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    EXPECT_TRUE(reactor
+                                    ->CallInThread([&] {
+                                      working.Open();
+                                      stopping.Wait();
+                                      Gate answer;
+                                      Call(*reactor, [&] { answer.Open(); });
+                                      answer.Wait();
+                                      Call(*reactor, [&] { answered = true; });  // a result
+                                    })
+                                    .ok());
+                    working.Wait();
+                    Stop(*reactor);
+                  })
+                  .ok());
+  absl::Status refused;
+  bool before_during = false;
+  ASSERT_TRUE(reactor
+                  ->WatchEnd([&] {
+                    refused = reactor->CallInThread([] {});
+                    stopping.Open();
+                  })
+                  .ok());
+  Trigger(*reactor, EventPhase::kDuring, SystemEvent::kShutdown, [&] { before_during = answered; });
+  RunToTheEnd(*reactor);
+  EXPECT_TRUE(before_during);
+  EXPECT_TRUE(IsAlreadyQuit(refused));
+}
+
+TEST(EventReactor, APoolThatIsStuckIsReportedAndLeft) {
+  Reports reports;
+  workers::test::CountingThreadFactory factory;
+  auto reactor = New({.pool = {.min_threads = 0, .max_threads = 1, .pool = {.factory = &factory}},
+                      .on_error = reports.handler(),
+                      .pool_timeout = absl::Milliseconds(3)});
+  Gate working;
+  Gate release;
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    EXPECT_TRUE(reactor
+                                    ->CallInThread([&] {
+                                      working.Open();
+                                      release.Wait();
+                                    })
+                                    .ok());
+                    EXPECT_TRUE(reactor->CallInThread([] { FAIL(); }).ok());
+                    working.Wait();
+                    Stop(*reactor);
+                  })
+                  .ok());
+  RunToTheEnd(*reactor);
+  EXPECT_THAT(reports.all(),
+              ElementsAre(HasSubstr("the reactor stopped before the pool was done 1"),
+                          HasSubstr("the pool has not ended in time")));
+  EXPECT_EQ(reactor->statistics().dropped, 1);
+  reactor = nullptr;
+  release.Open();
+  factory.Finish();
+  EXPECT_EQ(factory.started(), factory.joined());
+}
+
+TEST(EventReactor, WatchersOfTheEndAreCalledOnceUnlessTheyAreGone) {
+  auto reactor = New();
+  int called = 0;
+  int gone = 0;
+  ASSERT_TRUE(reactor->WatchEnd([&] { ++called; }).ok());
+  const auto id = reactor->WatchEnd([&] { ++gone; });
+  ASSERT_TRUE(id.ok());
+  reactor->UnwatchEnd(*id);
+  reactor->UnwatchEnd(*id);
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
+  Trigger(*reactor, EventPhase::kBefore, SystemEvent::kShutdown, [&] { EXPECT_EQ(called, 0); });
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(called, 1);
+  EXPECT_EQ(gone, 0);
+}
+
+// --- signals ------------------------------------------------------------------------------------
+
+class EventReactorSignals : public testing::Test {
+ protected:
+  EventReactorSignals() {
+    for (size_t i = 0; i < std::size(kAll); ++i) {
+      sigaction(kAll[i], nullptr, &before_[i]);
+      signal(kAll[i], SIG_DFL);
+    }
+  }
+  ~EventReactorSignals() override {
+    for (size_t i = 0; i < std::size(kAll); ++i) sigaction(kAll[i], &before_[i], nullptr);
+  }
+  static std::unique_ptr<EventReactor> New(EventReactorOptions options = {}) {
+    return *EventReactor::Create(std::move(options));
+  }
+  static bool IsDefault(int signal) {
+    struct sigaction now;
+    sigaction(signal, nullptr, &now);
+    return now.sa_handler == SIG_DFL;
+  }
+
+  static constexpr int kAll[] = {SIGINT, SIGTERM, SIGHUP};
+
+ private:
+  struct sigaction before_[3];
+};
+
+TEST_F(EventReactorSignals, EachStopsItAndTheHandlersArePutBack) {
+  for (int signal : kAll) {
+    auto reactor = New();
+    bool default_before = false;
+    bool default_during = true;
+    Trigger(*reactor, EventPhase::kBefore, SystemEvent::kStartup,
+            [&] { default_before = IsDefault(signal); });
+    Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup,
+            [&] { default_during = IsDefault(signal); });
+    Call(*reactor, [signal] { raise(signal); });
+    const absl::Status status = reactor->Run();
+    EXPECT_TRUE(absl::IsCancelled(status)) << status;
+    EXPECT_THAT(status.message(), HasSubstr("stopped by SIG"));
+    EXPECT_TRUE(default_before);
+    EXPECT_FALSE(default_during);
+    EXPECT_TRUE(IsDefault(signal));
+  }
+}
+
+TEST_F(EventReactorSignals, OneStopsEveryRunningReactorThatHandlesSignals) {
+  auto a = New();
+  auto b = New();
+  Gate a_runs;
+  Gate b_runs;
+  ASSERT_TRUE(a->CallWhenRunning([&] { a_runs.Open(); }).ok());
+  ASSERT_TRUE(b->CallWhenRunning([&] { b_runs.Open(); }).ok());
+  absl::Status a_ended;
+  std::thread thread([&] { a_ended = a->Run(); });
+  std::thread killer([&] {
+    a_runs.Wait();
+    b_runs.Wait();
+    kill(getpid(), SIGTERM);
+  });
+  EXPECT_TRUE(absl::IsCancelled(b->Run()));
+  thread.join();
+  killer.join();
+  EXPECT_TRUE(absl::IsCancelled(a_ended));
+  EXPECT_TRUE(IsDefault(SIGTERM));
+}
+
+TEST_F(EventReactorSignals, ASecondOneEndsAllWaiting) {
+  Reports reports;
+  auto reactor = New({.on_error = reports.handler()});
+  Promise<void> never;
+  ASSERT_TRUE(reactor
+                  ->AddSystemEventTrigger(EventPhase::kBefore, SystemEvent::kShutdown,
+                                          [&] {
+                                            auto [deferred, promise] = MakeDeferred<void>();
+                                            never = std::move(promise);
+                                            Later(*reactor, absl::ZeroDuration(),
+                                                  [] { raise(SIGINT); });
+                                            return std::move(deferred);
+                                          })
+                  .ok());
+  bool ended = false;
+  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, [&] {
+    ended = true;
+    never.Callback().IgnoreError();
+  });
+  Call(*reactor, [] { raise(SIGINT); });
+  EXPECT_TRUE(absl::IsCancelled(reactor->Run()));
+  EXPECT_TRUE(ended);
+}
+
+TEST_F(EventReactorSignals, ToldOtherwiseItHandlesNone) {
+  auto reactor = New({.handle_signals = false});
+  Call(*reactor, [&] {
+    for (int signal : kAll) EXPECT_TRUE(IsDefault(signal));
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+}
+
+TEST_F(EventReactorSignals, ATriggerIsCalledFromASignalHandlerAndCoalesces) {
+  static const SignalTrigger* in_handler;
+  static std::atomic<int> told;
+  told = 0;
+  auto reactor = New();
+  int runs = 0;
+  SignalTrigger trigger = reactor->MakeSignalTrigger([&] {
+    EXPECT_TRUE(reactor->InReactorThread());
+    if (++runs == 2) Stop(*reactor);
+  });
+  in_handler = &trigger;
+  struct sigaction action = {};
+  struct sigaction before;
+  action.sa_handler = [](int) {
+    errno = 5;
+    if (in_handler->Trigger() && errno == 5) told.fetch_add(1);
+  };
+  ASSERT_EQ(sigaction(SIGUSR1, &action, &before), 0);
+  Call(*reactor, [] {
+    for (int i = 0; i < 100; ++i) raise(SIGUSR1);
+  });
+  Later(*reactor, absl::Milliseconds(2), [&] {
+    EXPECT_EQ(runs, 1);
+    raise(SIGUSR1);
+  });
+  RunToTheEnd(*reactor);
+  sigaction(SIGUSR1, &before, nullptr);
+  EXPECT_EQ(runs, 2);
+  EXPECT_EQ(told.load(), 101);
+  EXPECT_FALSE(trigger.Trigger());  // it has stopped
+}
+
+TEST(EventReactor, ATriggerWakesTheLoopFromAnyThreadAndItsWorkMayThrow) {
+  Reports reports;
+  auto reactor = New({.on_error = reports.handler()});
+  Gate running;
+  int runs = 0;
+  SignalTrigger trigger = reactor->MakeSignalTrigger([&] {
+    ++runs;
+    Stop(*reactor);
+    throw std::runtime_error("boom");
+  });
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { running.Open(); }).ok());
+  std::thread other([&] {
+    running.Wait();
+    EXPECT_TRUE(trigger.Trigger());
+  });
+  RunToTheEnd(*reactor);
+  other.join();
+  EXPECT_EQ(runs, 1);
+  EXPECT_THAT(reports.all(), ElementsAre("std::runtime_error: boom"));
+}
+
+TEST(EventReactor, ATriggerThatIsGoneRunsNoMoreAndItsWorkIsDestroyedByTheLoop) {
+  auto reactor = New();
+  auto token = std::make_shared<int>();
+  {
+    SignalTrigger first = reactor->MakeSignalTrigger([token] { FAIL(); });
+    EXPECT_TRUE(first.Trigger());
+    SignalTrigger second = reactor->MakeSignalTrigger([token] { FAIL(); });
+    first = std::move(second);
+  }
+  EXPECT_EQ(token.use_count(), 3);
+  Later(*reactor, absl::Milliseconds(1), [&] {
+    EXPECT_EQ(token.use_count(), 1);
+    Stop(*reactor);
+  });
+  RunToTheEnd(*reactor);
+}
+
+// --- descriptors --------------------------------------------------------------------------------
+
+// One end of a pair of sockets that are watched.
+class Watched : public IReadDescriptor, public IWriteDescriptor {
+ public:
+  Watched() {
+    int fds[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+    fd_ = fds[0];
+    peer_ = fds[1];
+  }
+  ~Watched() override {
+    Close();
+    close(peer_);
+  }
+  void Send() { EXPECT_EQ(write(peer_, "x", 1), 1); }
+  void Receive() {
+    char byte;
+    EXPECT_EQ(read(fd_, &byte, 1), 1);
+  }
+  void Close() {
+    if (fd_ >= 0) close(std::exchange(fd_, -1));
+  }
+
+  int fd() const override {
+    ++asked_;
+    return fd_;
+  }
+  absl::Status DoRead() override {
+    ++reads_;
+    return on_read_ ? on_read_() : absl::OkStatus();
+  }
+  absl::Status DoWrite() override {
+    ++writes_;
+    return on_write_ ? on_write_() : absl::OkStatus();
+  }
+  void ConnectionLost(absl::Status why) override {
+    lost_.push_back(why);
+    if (on_lost_) on_lost_();
+  }
+
+  std::function<absl::Status()> on_read_;
+  std::function<absl::Status()> on_write_;
+  std::function<void()> on_lost_;
+  int fd_;
+  int peer_;
+  int reads_ = 0;
+  int writes_ = 0;
+  mutable int asked_ = 0;
+  std::vector<absl::Status> lost_;
+};
+
+class EventReactorDescriptors : public testing::TestWithParam<bool> {
+ protected:
+  EventReactorDescriptors() {
+    EventReactorOptions options;
+    options.on_error = reports_.handler();
+    if (GetParam()) options.create_poller = [] { return std::make_unique<PollPoller>(); };
+    reactor_ = New(std::move(options));
+  }
+  // Stops the loop when it has had `turns` more turns.
+  void StopIn(int turns) {
+    if (turns == 0) return Stop(*reactor_);
+    Later(*reactor_, absl::ZeroDuration(), [this, turns] { StopIn(turns - 1); });
+  }
+  void AddReader(Watched& d) { EXPECT_TRUE(reactor_->AddReader(d).ok()); }
+  void AddWriter(Watched& d) { EXPECT_TRUE(reactor_->AddWriter(d).ok()); }
+
+  Reports reports_;
+  std::unique_ptr<EventReactor> reactor_;
+};
+
+TEST_P(EventReactorDescriptors, AReaderIsCalledWhileThereIsSomethingToRead) {
+  Watched d;
+  d.Send();
+  d.Send();
+  d.on_read_ = [&] {
+    d.Receive();
+    return absl::OkStatus();
+  };
+  AddReader(d);
+  AddReader(d);  // again is nothing
+  StopIn(5);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(d.reads_, 2);
+  EXPECT_EQ(d.writes_, 0);
+}
+
+TEST_P(EventReactorDescriptors, AWriterIsCalledAgainAndAgainUntilItIsRemoved) {
+  Watched d;
+  d.on_write_ = [&] {
+    if (d.writes_ == 3) {
+      EXPECT_TRUE(reactor_->RemoveWriter(d).ok());
+    }
+    return absl::OkStatus();
+  };
+  AddWriter(d);
+  StopIn(10);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(d.writes_, 3);
+  EXPECT_THAT(d.lost_, IsEmpty());
+}
+
+TEST_P(EventReactorDescriptors, OneObjectReadsAndWritesAndStopsOneOfThem) {
+  Watched d;
+  d.Send();
+  AddReader(d);
+  AddWriter(d);
+  d.on_write_ = [&] { return reactor_->RemoveWriter(d); };
+  d.on_read_ = [&] {
+    if (d.reads_ == 4) {
+      EXPECT_TRUE(reactor_->RemoveReader(d).ok());
+    }
+    return absl::OkStatus();
+  };
+  StopIn(8);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(d.writes_, 1);
+  EXPECT_EQ(d.reads_, 4);
+}
+
+TEST_P(EventReactorDescriptors, ABytesFromAnotherThreadEndsTheSleep) {
+  Watched d;
+  Gate running;
+  ASSERT_TRUE(reactor_->CallWhenRunning([&] { running.Open(); }).ok());
+  d.on_read_ = [&] {
+    d.Receive();
+    return reactor_->Stop();
+  };
+  AddReader(d);
+  std::thread other([&] {
+    running.Wait();
+    d.Send();
+  });
+  RunToTheEnd(*reactor_);
+  other.join();
+}
+
+TEST_P(EventReactorDescriptors, WhoReturnsAnErrorIsLetGoAndTold) {
+  Watched reads;
+  Watched writes;
+  Watched throws;
+  reads.Send();
+  throws.Send();
+  reads.on_read_ = [] { return absl::DataLossError("read"); };
+  writes.on_write_ = [] { return absl::DataLossError("write"); };
+  throws.on_read_ = []() -> absl::Status { throw std::runtime_error("boom"); };
+  AddReader(reads);
+  AddWriter(reads);
+  AddWriter(writes);
+  AddReader(throws);
+  StopIn(5);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(reads.reads_, 1);
+  EXPECT_EQ(reads.writes_, 0);
+  EXPECT_THAT(reads.lost_, ElementsAre(absl::DataLossError("read")));
+  EXPECT_THAT(writes.lost_, ElementsAre(absl::DataLossError("write")));
+  ASSERT_EQ(throws.lost_.size(), 1u);
+  EXPECT_EQ(throws.lost_[0].message(), "std::runtime_error: boom");
+  EXPECT_THAT(reports_.all(), ElementsAre("std::runtime_error: boom"));
+}
+
+// Both are told ready by the same wait; the first one to be called removes the other.
+TEST_P(EventReactorDescriptors, WhatACallbackRemovesIsNotCalledInTheSameTurn) {
+  Watched a;
+  auto b = std::make_unique<Watched>();
+  a.Send();
+  b->Send();
+  int calls = 0;
+  a.on_read_ = [&] {
+    ++calls;
+    if (b != nullptr) {
+      EXPECT_TRUE(reactor_->RemoveReader(*b).ok());
+    }
+    b = nullptr;
+    return reactor_->RemoveReader(a);
+  };
+  b->on_read_ = [&] {
+    ++calls;
+    EXPECT_TRUE(reactor_->RemoveReader(a).ok());
+    return reactor_->RemoveReader(*b);
+  };
+  AddReader(a);
+  AddReader(*b);
+  StopIn(5);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_P(EventReactorDescriptors, AnObjectMayBeDestroyedInItsOwnCallback) {
+  auto d = std::make_unique<Watched>();
+  d->Send();
+  d->on_read_ = [&] {
+    const absl::Status removed = reactor_->RemoveReader(*d);
+    d->Close();
+    reactor_->CallFromThread([&] { d = nullptr; }).IgnoreError();
+    return removed;
+  };
+  AddReader(*d);
+  AddWriter(*d);
+  EXPECT_TRUE(reactor_->RemoveWriter(*d).ok());
+  StopIn(5);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(d, nullptr);
+}
+
+// In one turn: the old one is removed and closed, and its number comes back with something to read.
+TEST_P(EventReactorDescriptors, ANumberThatComesBackInACallbackIsNotTakenForTheOld) {
+  Watched first;
+  Watched old;
+  Watched fresh;
+  first.Send();
+  old.Send();
+  const int number = old.fd_;
+  bool replaced = false;
+  const auto replace = [&] {
+    if (std::exchange(replaced, true)) return absl::OkStatus();
+    EXPECT_TRUE(reactor_->RemoveReader(old).ok());
+    EXPECT_TRUE(reactor_->RemoveReader(first).ok());
+    old.Close();
+    EXPECT_EQ(dup2(fresh.fd_, number), number);
+    close(std::exchange(fresh.fd_, number));
+    AddReader(fresh);  // has nothing to read
+    return absl::OkStatus();
+  };
+  first.on_read_ = replace;
+  old.on_read_ = replace;
+  AddReader(first);
+  AddReader(old);
+  StopIn(5);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(first.reads_ + old.reads_, 1);
+  EXPECT_EQ(fresh.reads_, 0);
+}
+
+// Somebody closes without removing, and another object gets the number.
+TEST_P(EventReactorDescriptors, AReplacedDescriptorDeliversNothingToItsOldOwner) {
+  Watched old;
+  Watched fresh;
+  const int number = old.fd_;
+  AddReader(old);
+  old.Close();
+  EXPECT_EQ(dup2(fresh.fd_, number), number);
+  close(std::exchange(fresh.fd_, number));
+  fresh.Send();
+  AddReader(fresh);
+  StopIn(5);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(old.reads_, 0);
+  EXPECT_GE(fresh.reads_, 1);
+  ASSERT_EQ(old.lost_.size(), 1u);
+  EXPECT_TRUE(absl::IsFailedPrecondition(old.lost_[0]));
+}
+
+TEST_P(EventReactorDescriptors, AnObjectThatSaysMinusOneIsLetGo) {
+  Watched d;
+  d.Send();
+  const int duplicate = dup(d.fd_);
+  AddReader(d);
+  d.on_read_ = [&] {
+    // The file stays open elsewhere, and goes on to be ready.
+    d.Close();
+    return absl::OkStatus();
+  };
+  StopIn(5);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(d.reads_, 1);
+  ASSERT_EQ(d.lost_.size(), 1u);
+  EXPECT_TRUE(absl::IsFailedPrecondition(d.lost_[0])) << d.lost_[0];
+  close(duplicate);
+}
+
+TEST_P(EventReactorDescriptors, WhatCannotBeWatchedIsAnError) {
+  Watched closed;
+  closed.Close();
+  EXPECT_TRUE(absl::IsInvalidArgument(reactor_->AddReader(closed)));
+  EXPECT_TRUE(absl::IsInvalidArgument(reactor_->AddWriter(closed)));
+  EXPECT_TRUE(reactor_->RemoveReader(closed).ok());
+  Watched d;
+  Watched other;
+  AddReader(d);
+  const int own = std::exchange(other.fd_, d.fd_);
+  EXPECT_TRUE(absl::IsAlreadyExists(reactor_->AddReader(other)));
+  other.fd_ = own;
+  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
+}
+
+TEST_P(EventReactorDescriptors, RemovalDoesNotAskForTheNumber) {
+  Watched d;
+  AddReader(d);
+  AddWriter(d);
+  const int asked = d.asked_;
+  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
+  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
+  EXPECT_TRUE(reactor_->RemoveWriter(d).ok());
+  EXPECT_EQ(d.asked_, asked);
+}
+
+TEST_P(EventReactorDescriptors, RemoveAllReturnsAllAndNotTheLoopsOwn) {
+  Watched reader;
+  Watched writer;
+  AddReader(reader);
+  AddWriter(writer);
+  EXPECT_THAT(reactor_->RemoveAll(),
+              ElementsAre(static_cast<IDescriptor*>(&reader), static_cast<IDescriptor*>(&writer)));
+  EXPECT_THAT(reactor_->RemoveAll(), IsEmpty());
+  std::thread other;
+  ASSERT_TRUE(reactor_
+                  ->CallWhenRunning([&] {
+                    other = std::thread([&] { Call(*reactor_, [&] { Stop(*reactor_); }); });
+                  })
+                  .ok());
+  RunToTheEnd(*reactor_);  // can still be woken
+  other.join();
+  EXPECT_EQ(writer.writes_, 0);
+}
+
+TEST_P(EventReactorDescriptors, RegularFilesAreAlwaysReady) {
+  std::string path = testing::TempDir() + "/event_reactor_test.XXXXXX";
+  Watched d;
+  d.Close();
+  d.fd_ = mkstemp(path.data());
+  ASSERT_GE(d.fd_, 0);
+  unlink(path.c_str());
+  d.on_read_ = [&] { return d.reads_ == 3 ? reactor_->RemoveReader(d) : absl::OkStatus(); };
+  d.on_write_ = [&] {
+    if (d.writes_ < 5) return absl::OkStatus();
+    Stop(*reactor_);
+    return reactor_->RemoveWriter(d);
+  };
+  AddReader(d);
+  AddWriter(d);
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(d.reads_, 3);
+  EXPECT_EQ(d.writes_, 5);
+}
+
+// One throws, one destroys another, one adds itself again: the rest still hears of the end.
+TEST_P(EventReactorDescriptors, AtTheEndEachThatIsLeftIsToldOnce) {
+  Watched throws;
+  Watched destroys;
+  auto destroyed = std::make_unique<Watched>();
+  Watched adds;
+  Watched last;
+  absl::Status added;
+  throws.on_lost_ = [] { throw std::runtime_error("boom"); };
+  destroys.on_lost_ = [&] {
+    EXPECT_TRUE(reactor_->RemoveReader(*destroyed).ok());
+    destroyed = nullptr;
+  };
+  adds.on_lost_ = [&] { added = reactor_->AddReader(adds); };
+  for (Watched* d : {&throws, &destroys, destroyed.get(), &adds, &last}) AddReader(*d);
+  AddWriter(last);
+  last.on_write_ = [&] { return reactor_->RemoveWriter(last); };
+  Trigger(*reactor_, EventPhase::kBefore, SystemEvent::kShutdown,
+          [&] { EXPECT_THAT(last.lost_, IsEmpty()); });
+  bool told_before_during = false;
+  Trigger(*reactor_, EventPhase::kDuring, SystemEvent::kShutdown,
+          [&] { told_before_during = last.lost_.size() == 1; });
+  StopIn(3);
+  RunToTheEnd(*reactor_);
+  for (const Watched* d : {&throws, &destroys, &adds, &last}) {
+    ASSERT_EQ(d->lost_.size(), 1u);
+    EXPECT_TRUE(absl::IsUnavailable(d->lost_[0]));
+  }
+  EXPECT_EQ(destroyed, nullptr);
+  EXPECT_TRUE(IsAlreadyQuit(added));
+  EXPECT_TRUE(told_before_during);
+  EXPECT_THAT(reports_.all(), ElementsAre("std::runtime_error: boom"));
+}
+
+TEST_P(EventReactorDescriptors, TimersCallsAndDescriptorsTakeTurns) {
+  Watched d;
+  AddWriter(d);  // always ready
+  int timers = 0;
+  int calls = 0;
+  std::function<void()> call = [&] {
+    if (++calls < 50) Call(*reactor_, call);
+  };
+  std::function<void()> timer = [&] {
+    if (++timers == 50) return Stop(*reactor_);
+    Later(*reactor_, absl::ZeroDuration(), timer);
+  };
+  call();
+  timer();
+  RunToTheEnd(*reactor_);
+  EXPECT_EQ(timers, 50);
+  EXPECT_GE(calls, 40);
+  EXPECT_GE(d.writes_, 40);
+}
+
+INSTANTIATE_TEST_SUITE_P(Epoll, EventReactorDescriptors, testing::Values(false));
+INSTANTIATE_TEST_SUITE_P(Poll, EventReactorDescriptors, testing::Values(true));
+
+// --- misuse -------------------------------------------------------------------------------------
+
+// What only the reactor thread may call, called in another.
+void MisuseEach(EventReactor& reactor, DelayedCall& call,
+                const std::function<void(const char*, std::function<absl::Status()>)>& each) {
+  static Watched d;
+  each("EventReactor::CallLater",
+       [&] { return reactor.CallLater(absl::Seconds(1), [] {}).status(); });
+  each("EventReactor::CallWhenRunning", [&] { return reactor.CallWhenRunning([] {}); });
+  each("EventReactor::AddSystemEventTrigger", [&] {
+    return reactor
+        .AddSystemEventTrigger(EventPhase::kAfter, SystemEvent::kShutdown, [] { return Succeed(); })
+        .status();
+  });
+  each("EventReactor::RemoveSystemEventTrigger",
+       [&] { return reactor.RemoveSystemEventTrigger(1); });
+  each("EventReactor::AddReader", [&] { return reactor.AddReader(d); });
+  each("EventReactor::AddWriter", [&] { return reactor.AddWriter(d); });
+  each("EventReactor::RemoveReader", [&] { return reactor.RemoveReader(d); });
+  each("EventReactor::RemoveWriter", [&] { return reactor.RemoveWriter(d); });
+  each("DelayedCall::Cancel", [&] { return call.Cancel(); });
+  each("DelayedCall::Reset", [&] { return call.Reset(absl::Seconds(1)); });
+  each("DelayedCall::Delay", [&] { return call.Delay(absl::Seconds(1)); });
+}
+
+TEST(EventReactorDeathTest, TheWrongThreadIsDetectedInEveryBuild) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  Reports reports;
+  auto reactor = New({.name = "web", .on_error = reports.handler()});
+  DelayedCall call = Later(*reactor, absl::Hours(1), [] {});
+  Gate running;
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { running.Open(); }).ok());
+  std::thread thread([&] { RunToTheEnd(*reactor); });
+  running.Wait();
+  MisuseEach(*reactor, call, [&](const char* method, std::function<absl::Status()> misuse) {
+#ifdef NDEBUG
+    const absl::Status status = misuse();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << method;
+    EXPECT_THAT(status.message(),
+                AllOf(HasSubstr("web: "), HasSubstr(method), HasSubstr("was called on thread"),
+                      HasSubstr("the reactor runs on thread")));
+#else
+    EXPECT_DEATH(misuse().IgnoreError(),
+                 std::string("web: ") + method +
+                     " was called on thread .*, and the reactor runs on thread ");
+#endif
+  });
+#ifdef NDEBUG
+  EXPECT_THAT(reactor->delayed_calls(), IsEmpty());
+  EXPECT_THAT(reactor->RemoveAll(), IsEmpty());
+  EXPECT_FALSE(call.active());
+  EXPECT_EQ(reports.all().size(), 3u);
+#else
+  EXPECT_DEATH(reactor->delayed_calls(), "web: EventReactor::delayed_calls was called on thread");
+  EXPECT_DEATH(reactor->RemoveAll(), "web: EventReactor::RemoveAll was called on thread");
+  EXPECT_DEATH(call.active(), "web: DelayedCall::active was called on thread");
+#endif
+  Stop(*reactor);
+  thread.join();
+  EXPECT_TRUE(call.Cancel().ok());  // there is no reactor thread now
+}
+
+TEST(EventReactorDeathTest, DiesWhenItIsDestroyedWhileItRuns) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // the child of a mere fork may not run it
+  auto reactor = New({.name = "web"});
+  // Only the child of the death test runs it.
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { reactor = nullptr; }).ok());
+  EXPECT_DEATH(reactor->Run().IgnoreError(), "web: the reactor is destroyed while it runs");
+}
+
+TEST(EventReactorDeathTest, DiesOfATriggerWithoutWork) {
+  auto reactor = New();
+  EXPECT_DEATH(reactor->MakeSignalTrigger(nullptr), "the work is empty");
+}
+
+TEST(EventReactor, InTheChildOfAForkEverythingIsRefused) {
+  auto reactor = New();
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool refused =
+        absl::IsFailedPrecondition(reactor->CallFromThread([] {})) &&
+        absl::IsFailedPrecondition(reactor->CallInThread([] {})) &&
+        absl::IsFailedPrecondition(reactor->Run()) && absl::IsFailedPrecondition(reactor->Stop()) &&
+        absl::IsFailedPrecondition(reactor->CallLater(absl::Seconds(1), [] {}).status());
+    reactor = nullptr;
+    _exit(refused ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+}  // namespace
+}  // namespace reactor
