@@ -211,6 +211,7 @@ void DropPath(Stage* top) {
   while (dropping.list != nullptr) {
     Stage* const stage = std::exchange(dropping.list, dropping.list->queued);
     if (Stage* const next = std::exchange(stage->next, nullptr)) {
+      next->upstream = nullptr;
       next->queued = std::exchange(dropping.list, next);
     }
     if (stage->Drop()) ++dropped;
@@ -246,8 +247,13 @@ void Stage::Unref() {
 
 void CancelPath(Stage* last) {
   Stage* top = last;
-  while (top->upstream != nullptr) top = top->upstream;
-  if (!top->fired) top->CancelHere();
+  Stage* below = nullptr;
+  while (top->upstream != nullptr) below = std::exchange(top, top->upstream);
+  if (!top->fired) {
+    top->CancelHere();
+  } else if (below != nullptr) {
+    below->CancelMissed();
+  }
 }
 
 namespace {
@@ -298,6 +304,18 @@ void ReleasePromise(Stage* source, IExclusiveWorker* home) {
   }
   IsAtHome(*source, "~Promise");
   LeaveAlone(source);
+}
+
+void EndCoroutine(Stage* result) {
+  if (!result->fired) {
+    if (!result->home.IsHere()) return DropPath(result);
+    result->Fail(Failure(absl::AbortedError("the coroutine was ended from outside")));
+  }
+  if (result->next != nullptr) {
+    Trampoline::Schedule(result);
+  } else {
+    result->Unref();
+  }
 }
 
 absl::Status ElsewhereError(absl::string_view method) {
