@@ -85,7 +85,7 @@ class CoroutineResult final : public Holder<T> {
   using Holder<T>::Holder;
 
   Stage* Receive(Stage&) override { return nullptr; }  // it is set
-  void CancelHere() override { this->cancel_next = true; }
+  void CancelHere() override { this->cancelling = true; }
   bool Drop() override {
     this->GiveUp();
     return true;
@@ -158,7 +158,7 @@ class Awaiter final : public Stage {
 
   template <typename P>
   bool await_suspend(std::coroutine_handle<P> coroutine) {
-    if constexpr (requires { coroutine.promise().result().cancel_next; }) {
+    if constexpr (requires { coroutine.promise().result().cancelling; }) {
       waiter_ = &coroutine.promise().result();
     }
     const absl::Status refused =
@@ -181,7 +181,7 @@ class Awaiter final : public Stage {
       return true;
     }
     Link(*inner, *this);
-    if (waiter_ != nullptr && std::exchange(waiter_->cancel_next, false)) CancelPath(this);
+    if (waiter_ != nullptr && std::exchange(waiter_->cancelling, false)) CancelPath(this);
     return true;
   }
 
@@ -203,7 +203,7 @@ class Awaiter final : public Stage {
     return nullptr;
   }
   void CancelMissed() override {
-    if (waiter_ != nullptr) waiter_->cancel_next = true;
+    if (waiter_ != nullptr) waiter_->cancelling = true;
   }
   bool Drop() override {
     coroutine_.destroy();

@@ -175,7 +175,7 @@ void LeaveAlone(Stage* source) {
 // At home: the Promise has gone, and with it its reference.
 void EndPromise(Stage* source) {
   source->promise_out = false;
-  if (!source->fired) {
+  if (!source->fired && !source->cancelling) {  // in its canceller: Cancelled comes of it
     source->Fail(Failure(absl::AbortedError("the Promise died without firing its Deferred")));
     if (source->next != nullptr) return Trampoline::Schedule(source);
   }

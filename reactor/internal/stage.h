@@ -129,13 +129,14 @@ class Stage {
   Stage* upstream = nullptr;       // owns nothing; cleared when that one's result comes
   Stage* queued = nullptr;         // behind this one in a trampoline
   Sites sites;
-  int32_t refs = 1;          // whoever made it has it
-  bool fired = false;        // has, or has had, a result
-  bool detached = false;     // no Deferred holds the end of the chain that this is in
-  bool forwards = false;     // does nothing more with what comes but to hand it on
-  bool in_frame = false;     // lives in the frame of a coroutine, and is not counted
-  bool reported = false;     // that it holds a failure
-  bool cancel_next = false;  // a coroutine: cancels what it waits for next
+  int32_t refs = 1;       // whoever made it has it
+  bool fired = false;     // has, or has had, a result
+  bool detached = false;  // no Deferred holds the end of the chain that this is in
+  bool forwards = false;  // does nothing more with what comes but to hand it on
+  bool in_frame = false;  // lives in the frame of a coroutine, and is not counted
+  bool reported = false;  // that it holds a failure
+  // A Cancel has come: a source runs its canceller; a coroutine cancels what it waits for next.
+  bool cancelling = false;
   bool promise_out = false;  // a source: its Promise has a reference
 
  protected:

@@ -757,6 +757,14 @@ TEST(DeferredCancel, ACancellerMayDestroyThePromiseOfTheProducer) {
   EXPECT_EQ(Keep(std::move(made.first))->code(), absl::StatusCode::kNotFound);
 }
 
+TEST(DeferredCancel, ACancellerMayLetThePromiseDie) {
+  Promise<int> producer;
+  auto [deferred, promise] = MakeDeferred<int>([&](Promise<int>&) { producer = Promise<int>(); });
+  producer = std::move(promise);
+  deferred.Cancel();
+  EXPECT_EQ(Keep(std::move(deferred))->code(), absl::StatusCode::kCancelled);
+}
+
 TEST(DeferredCancel, ReachesFromTheLastOfTheChain) {
   int called = 0;
   auto [first, promise] = MakeDeferred<int>([&](Promise<int>&) { ++called; });
