@@ -27,7 +27,6 @@
 #include "workers/memory_worker.h"
 #include "workers/serial_worker.h"
 #include "workers/testing/gate.h"
-#include "workers/thread_factory.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
 #include "workers/worker_scope.h"
