@@ -371,7 +371,6 @@ class Source final : public Holder<T> {
 
  private:
   Canceller<T> canceller_;
-  bool is_cancelled_ = false;
   Ends ends_ = 0;
 };
 
@@ -533,7 +532,7 @@ class Step final : public Holder<U> {
 
 template <typename T>
 void Source<T>::CancelHere() {
-  if (std::exchange(is_cancelled_, true)) return;
+  if (std::exchange(this->cancelling, true)) return;
   this->Ref();
   if (canceller_ == nullptr) {
     swallows = true;

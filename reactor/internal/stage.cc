@@ -68,6 +68,7 @@ class Trampoline::Active {
       running_->Fail(Failure(absl::AbortedError("its thread was ended inside a callback")));
       HandOn(std::exchange(running_, nullptr));
     }
+    if (from_ != nullptr) from_->Unref();
     Loop();
     Innermost::Set(outer_);
   }
@@ -95,19 +96,20 @@ class Trampoline::Active {
         ready_ = std::exchange(fresh_, nullptr);
       }
       if (ready_ == nullptr) return;
-      Stage* const from = std::exchange(ready_, ready_->queued);
-      Stage* const next = std::exchange(from->next, nullptr);
+      from_ = std::exchange(ready_, ready_->queued);
+      Stage* const next = std::exchange(from_->next, nullptr);
       next->upstream = nullptr;
-      next->sites = from->sites;
-      if (!(next->home == from->home) &&
-          !IsAtHome(*next, "the Deferred that it waited for fired")) {
-        from->Unref();  // `next` waits for ever: it may neither run here nor be touched
-        continue;
+      next->sites = from_->sites;
+      // Comes of one of another home, on a thread: see Home::MayWaitFor.
+      const bool may_run =
+          next->home == from_->home || IsAtHome(*next, "the Deferred that it waited for fired");
+      Stage* done = nullptr;
+      if (may_run) {  // else it waits for ever: it may neither run here nor be touched
+        if (!next->in_frame) running_ = next;
+        done = next->Receive(*from_);
+        running_ = nullptr;
       }
-      if (!next->in_frame) running_ = next;
-      Stage* const done = next->Receive(*from);
-      running_ = nullptr;
-      from->Unref();
+      std::exchange(from_, nullptr)->Unref();
       if (done != nullptr) HandOn(done);
     }
   }
@@ -129,7 +131,8 @@ class Trampoline::Active {
   Stage* ready_ = nullptr;
   Stage* fresh_ = nullptr;  // became ready while a stage ran: comes before the others
   Stage* fresh_last_ = nullptr;
-  Stage* running_ = nullptr;
+  Stage* from_ = nullptr;     // whose result is being received
+  Stage* running_ = nullptr;  // by whom, where that is counted
 };
 
 void Trampoline::Schedule(Stage* fired) {
@@ -172,7 +175,7 @@ void LeaveAlone(Stage* source) {
 // At home: the Promise has gone, and with it its reference.
 void EndPromise(Stage* source) {
   source->promise_out = false;
-  if (!source->fired) {
+  if (!source->fired && !source->cancelling) {  // in its canceller: Cancelled comes of it
     source->Fail(Failure(absl::AbortedError("the Promise died without firing its Deferred")));
     if (source->next != nullptr) return Trampoline::Schedule(source);
   }
@@ -211,6 +214,7 @@ void DropPath(Stage* top) {
   while (dropping.list != nullptr) {
     Stage* const stage = std::exchange(dropping.list, dropping.list->queued);
     if (Stage* const next = std::exchange(stage->next, nullptr)) {
+      next->upstream = nullptr;
       next->queued = std::exchange(dropping.list, next);
     }
     if (stage->Drop()) ++dropped;
@@ -246,8 +250,13 @@ void Stage::Unref() {
 
 void CancelPath(Stage* last) {
   Stage* top = last;
-  while (top->upstream != nullptr) top = top->upstream;
-  if (!top->fired) top->CancelHere();
+  Stage* below = nullptr;
+  while (top->upstream != nullptr) below = std::exchange(top, top->upstream);
+  if (!top->fired) {
+    top->CancelHere();
+  } else if (below != nullptr) {
+    below->CancelMissed();
+  }
 }
 
 namespace {
@@ -298,6 +307,18 @@ void ReleasePromise(Stage* source, IExclusiveWorker* home) {
   }
   IsAtHome(*source, "~Promise");
   LeaveAlone(source);
+}
+
+void EndCoroutine(Stage* result) {
+  if (!result->fired) {
+    if (!result->home.IsHere()) return DropPath(result);
+    result->Fail(Failure(absl::AbortedError("the coroutine was ended from outside")));
+  }
+  if (result->next != nullptr) {
+    Trampoline::Schedule(result);
+  } else {
+    result->Unref();
+  }
 }
 
 absl::Status ElsewhereError(absl::string_view method) {

@@ -109,6 +109,9 @@ class Stage {
   // A Cancel has come up to here: nothing is above, and there is no result.
   virtual void CancelHere() {}
 
+  // A Cancel has come up to here, but what this waits for has fired, and it is about to receive.
+  virtual void CancelMissed() {}
+
   // Dropped unrun: destroys what the user gave, and gives up the reference. Any thread. True: it
   // was work of the user's.
   virtual bool Drop() = 0;
@@ -126,12 +129,14 @@ class Stage {
   Stage* upstream = nullptr;       // owns nothing; cleared when that one's result comes
   Stage* queued = nullptr;         // behind this one in a trampoline
   Sites sites;
-  int32_t refs = 1;          // whoever made it has it
-  bool fired = false;        // has, or has had, a result
-  bool detached = false;     // no Deferred holds the end of the chain that this is in
-  bool forwards = false;     // does nothing more with what comes but to hand it on
-  bool in_frame = false;     // lives in the frame of a coroutine, and is not counted
-  bool reported = false;     // that it holds a failure
+  int32_t refs = 1;       // whoever made it has it
+  bool fired = false;     // has, or has had, a result
+  bool detached = false;  // no Deferred holds the end of the chain that this is in
+  bool forwards = false;  // does nothing more with what comes but to hand it on
+  bool in_frame = false;  // lives in the frame of a coroutine, and is not counted
+  bool reported = false;  // that it holds a failure
+  // A Cancel has come: a source runs its canceller; a coroutine cancels what it waits for next.
+  bool cancelling = false;
   bool promise_out = false;  // a source: its Promise has a reference
 
  protected:
@@ -170,6 +175,9 @@ void ReleaseHandle(Stage* last);
 // The caller gives up the reference of a Promise that has not fired. Any thread; if that is not
 // the home, `home` is told, and if there is none it is misuse.
 void ReleasePromise(Stage* source, workers::IExclusiveWorker* home);
+
+// A coroutine has ended, or its frame was destroyed: hands on its result, whose reference it takes.
+void EndCoroutine(Stage* result);
 
 // Is the caller at home? If not: debug builds die, others tell the error handler.
 bool IsAtHome(const Stage& stage, absl::string_view method);

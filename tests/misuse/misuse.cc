@@ -5,6 +5,9 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "reactor/coroutine.h"
+#include "reactor/deferred.h"
+#include "reactor/failure.h"
 #include "workers/internal/sync.h"
 #include "workers/lock_worker.h"
 #include "workers/thread_worker.h"
@@ -110,6 +113,67 @@ void Careless(workers::IWorker& worker) {
 }
 #endif
 
+// Deferreds.
+reactor::Deferred<int> Count() { return reactor::Succeed(1); }
+
+reactor::Deferred<int> Twice(reactor::Deferred<int> n) { co_return 2 * co_await std::move(n); }
+
+reactor::Deferred<int> Chain(reactor::Deferred<int> n) {
+  return std::move(n)
+      .AddCallback([](int n) { return n + 1; })
+      .AddErrback([](const reactor::Failure&) { return 0; });
+}
+
+#ifdef MISUSE_a_deferred_of_a_reference  // Deferred<T>: T must not be a reference
+void Reference() { reactor::Deferred<int&> deferred; }
+#endif
+
+#ifdef MISUSE_a_promise_of_a_reference  // T must not be a reference
+void Reference() { reactor::MakeDeferred<int&>().first.Cancel(); }
+#endif
+
+#ifdef MISUSE_a_callback_that_returns_a_reference  // must not return a reference
+void Reference(int& target) {
+  Count().AddCallback([&target](int) -> int& { return target; }).Detach();
+}
+#endif
+
+#ifdef MISUSE_a_deferred_that_nobody_looks_at  // ignoring return value
+void Careless() { Count(); }
+#endif
+
+#ifdef MISUSE_a_chain_that_nobody_looks_at  // ignoring return value
+void Careless() {
+  Count().AddCallback([](int) {});
+}
+#endif
+
+#ifdef MISUSE_a_callback_that_takes_something_else  // this callback cannot be called with a T
+void Mistaken() {
+  Count().AddCallback([](std::unique_ptr<int>) {}).Detach();
+}
+#endif
+
+#ifdef MISUSE_an_errback_that_returns_something_else  // an errback returns what the value it stands
+void Mistaken() {
+  Count().AddErrback([](const reactor::Failure&) { return std::make_unique<int>(); }).Detach();
+}
+#endif
+
+#ifdef MISUSE_a_deferred_that_is_copied  // call to implicitly-deleted copy constructor
+reactor::Deferred<int> Copy(reactor::Deferred<int>& deferred) { return deferred; }
+#endif
+
+#ifdef MISUSE_a_chain_on_a_deferred_that_is_not_moved  // is an lvalue, but function has rvalue
+void Consumed(reactor::Deferred<int>& deferred) {
+  deferred.AddCallback([](int) {}).Detach();
+}
+#endif
+
+#ifdef MISUSE_an_await_of_a_deferred_that_is_not_moved  // overload resolution selected deleted
+reactor::Deferred<int> Consumed(reactor::Deferred<int> deferred) { co_return co_await deferred; }
+#endif
+
 // A usual caller does not care who was first.
 void Close(workers::IWorker& worker) { worker.Quit().IgnoreError(); }
 
@@ -126,5 +190,6 @@ int main() {
   counter.Add().IgnoreError();
   workers::LockWorker lock_worker;
   Close(lock_worker);
+  Chain(Twice(Count())).Detach();
   return Guarded().Get();
 }

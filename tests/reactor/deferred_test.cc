@@ -18,14 +18,15 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/match.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "reactor/failure.h"
+#include "reactor/testing/clock.h"
 #include "workers/context.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
 #include "workers/serial_worker.h"
 #include "workers/testing/gate.h"
-#include "workers/thread_factory.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
 #include "workers/worker_scope.h"
@@ -755,6 +756,14 @@ TEST(DeferredCancel, ACancellerMayDestroyThePromiseOfTheProducer) {
   EXPECT_EQ(Keep(std::move(made.first))->code(), absl::StatusCode::kNotFound);
 }
 
+TEST(DeferredCancel, ACancellerMayLetThePromiseDie) {
+  Promise<int> producer;
+  auto [deferred, promise] = MakeDeferred<int>([&](Promise<int>&) { producer = Promise<int>(); });
+  producer = std::move(promise);
+  deferred.Cancel();
+  EXPECT_EQ(Keep(std::move(deferred))->code(), absl::StatusCode::kCancelled);
+}
+
 TEST(DeferredCancel, ReachesFromTheLastOfTheChain) {
   int called = 0;
   auto [first, promise] = MakeDeferred<int>([&](Promise<int>&) { ++called; });
@@ -1002,6 +1011,153 @@ TEST(MaybeDeferred, AReturnedDeferredMayBePending) {
   EXPECT_EQ(got->times, 0);
   EXPECT_TRUE(promise.Callback(4).ok());
   EXPECT_EQ(got->result->value(), 4);
+}
+
+// --- timeouts -------------------------------------------------------------------------------
+
+TEST(DeferredTimeout, AResultInTimeIsPassedOnAndTheCallTakenBack) {
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  auto got = Keep(std::move(deferred).AddTimeout(absl::Seconds(10), clock));
+  EXPECT_EQ(clock.pending().size(), 1u);
+  clock.Advance(absl::Seconds(9));
+  EXPECT_TRUE(promise.Callback(1).ok());
+  EXPECT_EQ(got->result->value(), 1);
+  EXPECT_EQ(clock.pending().size(), 0u);
+}
+
+TEST(DeferredTimeout, AFailureInTimeIsPassedOn) {
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  auto got = Keep(std::move(deferred).AddTimeout(absl::Seconds(10), clock));
+  EXPECT_TRUE(promise.Errback(absl::NotFoundError("no")).ok());
+  EXPECT_EQ(got->code(), absl::StatusCode::kNotFound);
+  clock.Advance(absl::Seconds(20));
+  EXPECT_EQ(got->times, 1);
+}
+
+TEST(DeferredTimeout, AfterTheTimeItIsCancelledAndFailsWithDeadlineExceeded) {
+  test::Clock clock;
+  int called = 0;
+  auto [deferred, promise] = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+  auto got = Keep(std::move(deferred).AddTimeout(absl::Seconds(10), clock));
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(called, 1);
+  EXPECT_EQ(got->result->status(),
+            absl::DeadlineExceededError("the Deferred did not fire within 10s"));
+}
+
+TEST(DeferredTimeout, ACancelInTimeIsACancel) {
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  Deferred<int> timed = std::move(deferred).AddTimeout(absl::Seconds(10), clock);
+  timed.Cancel();
+  EXPECT_EQ(Keep(std::move(timed))->code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(clock.pending().size(), 0u);
+}
+
+TEST(DeferredTimeout, WhatTheCancellerFiresOnTimeOutIsPassedOn) {
+  test::Clock clock;
+  auto [deferred, promise] =
+      MakeDeferred<int>([](Promise<int>& p) { EXPECT_TRUE(p.Callback(3).ok()); });
+  auto got = Keep(std::move(deferred).AddTimeout(absl::Seconds(10), clock));
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(got->result->value(), 3);
+  auto [other, other_promise] =
+      MakeDeferred<int>([](Promise<int>& p) { p.Errback(absl::DataLossError("x")).IgnoreError(); });
+  auto failed = Keep(std::move(other).AddTimeout(absl::Seconds(10), clock));
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(failed->code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(DeferredTimeout, D3_ACancellerThatThrowsDoesNotStopIt) {
+  Reports reports;
+  test::Clock clock;
+  auto [deferred, promise] =
+      MakeDeferred<int>([](Promise<int>&) { throw std::runtime_error("boom"); });
+  auto got = Keep(std::move(deferred).AddTimeout(absl::Seconds(10), clock));
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(got->code(), absl::StatusCode::kDeadlineExceeded);
+  reports.Take();
+}
+
+TEST(DeferredTimeout, AnOnTimeoutIsCalledInPlace) {
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  auto got = Keep(std::move(deferred).AddTimeout(absl::Seconds(10), clock, [](Result<int> result) {
+    EXPECT_TRUE(absl::IsCancelled(result.status()));
+    return -1;
+  }));
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(got->result->value(), -1);
+}
+
+TEST(DeferredTimeout, AnOnTimeoutIsNotCalledInTime) {
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  auto got = Keep(std::move(deferred).AddTimeout(absl::Seconds(10), clock,
+                                                 [](Result<int>) -> Result<int> { return -1; }));
+  EXPECT_TRUE(promise.Callback(1).ok());
+  EXPECT_EQ(got->result->value(), 1);
+}
+
+TEST(DeferredTimeout, CoversOnlyWhatWasAddedBefore) {
+  test::Clock clock;
+  auto [first, first_promise] = MakeDeferred<int>();
+  auto [second, second_promise] = MakeDeferred<int>();
+  auto got = Keep(std::move(first).AddTimeout(absl::Seconds(10), clock).AddCallback([&](int) {
+    return std::move(second);
+  }));
+  EXPECT_TRUE(first_promise.Callback(1).ok());
+  clock.Advance(absl::Seconds(20));
+  EXPECT_EQ(got->times, 0);
+  EXPECT_TRUE(second_promise.Callback(2).ok());
+  EXPECT_EQ(got->result->value(), 2);
+}
+
+TEST(DeferredTimeout, CoversADeferredThatACallbackBeforeItReturned) {
+  test::Clock clock;
+  int called = 0;
+  auto [inner, promise] = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+  auto got = Keep(
+      Succeed().AddCallback([&] { return std::move(inner); }).AddTimeout(absl::Seconds(10), clock));
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(called, 1);
+  EXPECT_EQ(got->code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST(DeferredTimeout, SeveralOfThemEachCoverTheirPart) {
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  auto got = Keep(std::move(deferred)
+                      .AddTimeout(absl::Seconds(20), clock)
+                      .AddTimeout(absl::Seconds(10), clock));
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(got->code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(clock.pending().size(), 0u);
+}
+
+TEST(DeferredTimeout, OfOneThatHasFiredSetsNoTime) {
+  test::Clock clock;
+  EXPECT_EQ(Keep(Succeed(1).AddTimeout(absl::Seconds(10), clock))->result->value(), 1);
+  EXPECT_EQ(clock.pending().size(), 0u);
+}
+
+// Let go, it runs on and its time with it.
+TEST(DeferredTimeout, HoldsForAChainThatNobodyHolds) {
+  Reports reports;
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  std::move(deferred).AddTimeout(absl::Seconds(10), clock).Detach();
+  clock.Advance(absl::Seconds(10));
+  EXPECT_EQ(reports.Take().status.code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+TEST(DeferredTimeout, WhereNoTimeCanBeSetItFailsWithTheReason) {
+  test::Clock clock;
+  auto [deferred, promise] = MakeDeferred<int>();
+  auto got = Keep(std::move(deferred).AddTimeout(absl::InfiniteDuration(), clock));
+  EXPECT_EQ(got->code(), absl::StatusCode::kInvalidArgument);
 }
 
 // --- home -----------------------------------------------------------------------------------
