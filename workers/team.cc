@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "workers/internal/run_work.h"
@@ -22,7 +23,9 @@ constexpr int64_t kMostSpare = 1 << 16;  // jobs; the rest goes back to the heap
 // One accepted work, from Do to its end. Spare ones are kept at the desk.
 struct Job {
   Job* next = nullptr;
-  int64_t number = 0;  // in the order of Do
+  Job* before = nullptr;    // in the backlog
+  int64_t number = 0;       // in the order of Do
+  bool has_ticket = false;  // it is found by its number while it is in the backlog
   Work work;
   Work then;
   absl::Duration since =
@@ -93,7 +96,7 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   };
 
   struct Effect {
-    enum Kind { kRun, kCreate, kRetire, kArm, kDrop, kTerminate } kind;
+    enum Kind { kRun, kCreate, kRetire, kArm, kDrop, kTellOfStall, kTerminate } kind;
     RecordPtr record = {};
     Job* jobs = nullptr;  // kRun: one; kDrop: all of a list
     absl::Duration when = {};
@@ -152,11 +155,15 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
 
   // --- visits: any thread -----------------------------------------------------------------
 
-  absl::Status Accept(Work&& work, Work&& then);
+  absl::Status Accept(Work&& work, Work&& then, Ticket* ticket);
   int AskSoftLimit() const;
   bool MayGrow(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   bool NeedsNudge(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   bool TakeBack(Job* job, Work& work, Work& then);
+  bool Withdraw(int64_t number);
+  bool IsBacklogged(int64_t number) const;
+  absl::Status Awaits(const InJob* waiter, int64_t number);
+  void AwaitsNoMore(const InJob* waiter);
   void Submit(Event event);
   absl::Status Quit();
   absl::Status Resize(Event event);
@@ -187,9 +194,11 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   void Shrink(int n) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   void CreationFailed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
   int DecideSoftLimit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
-  void Decide(int soft_limit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
-  void DecideGrowth(int64_t wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
-  void DecideRelease() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void DecideStall(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void Decide(int soft_limit, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void DecideGrowth(int64_t wanted, absl::Duration now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
+  void DecideRelease(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
   void DecideEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
   void Publish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator, desk);
   bool MayCreate(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(*coordinator);
@@ -238,6 +247,8 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
 
   Job* NewJob() ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   void KeepJob(Job* job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
+  void Insert(Job* job, Job* before) ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
+  void Remove(Job* job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   Job* TakeFirst() ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   Job* TakeBacklog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
 
@@ -247,6 +258,9 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   const ErrorHandler on_error;
   Clock* const clock;
   const bool one_wake_at_a_time;
+  const bool looks_at_the_clock = limits.growth_per_second > 0 ||
+                                  limits.idle_timeout != absl::InfiniteDuration() ||
+                                  limits.stall_warning != absl::InfiniteDuration();
   const int fork_count = internal::ForkCount::Get();
 
   // Nobody nudges the one or carries out the other any more when ~Team takes them away.
@@ -263,6 +277,9 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   int64_t next_number ABSL_GUARDED_BY(desk) = 0;
   Job* backlog ABSL_GUARDED_BY(desk) = nullptr;
   Job* backlog_tail ABSL_GUARDED_BY(desk) = nullptr;
+  absl::flat_hash_map<int64_t, Job*> tickets ABSL_GUARDED_BY(desk);  // of the backlog
+  // Who waits in a BlockingScope for the work of which number.
+  absl::flat_hash_map<const InJob*, int64_t> waiters ABSL_GUARDED_BY(desk);
   Job* spare ABSL_GUARDED_BY(desk) = nullptr;
   int64_t spare_count ABSL_GUARDED_BY(desk) = 0;
   std::vector<Event> inbox ABSL_GUARDED_BY(desk);
@@ -299,6 +316,8 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   absl::Duration retry_delay ABSL_GUARDED_BY(*coordinator) = absl::ZeroDuration();
   absl::Duration next_growth ABSL_GUARDED_BY(*coordinator) = absl::InfiniteDuration();
   absl::Duration armed_for ABSL_GUARDED_BY(*coordinator) = absl::InfiniteDuration();
+  absl::Duration stalled_since ABSL_GUARDED_BY(*coordinator) = absl::InfiniteDuration();
+  bool told_of_stall ABSL_GUARDED_BY(*coordinator) = false;
   bool quitting ABSL_GUARDED_BY(*coordinator) = false;  // `quit`, as of the last look
   bool terminating ABSL_GUARDED_BY(*coordinator) = false;
 
@@ -365,7 +384,7 @@ Team::Core::~Core() {
 
 // The caller has no share of the core: as soon as the desk is free, the work may run, and be the
 // end of all.
-absl::Status Team::Core::Accept(Work&& work, Work&& then) {
+absl::Status Team::Core::Accept(Work&& work, Work&& then, Ticket* ticket) {
   Job* job;
   std::shared_ptr<Core> self;
   const int soft_limit = one_wake_at_a_time ? AskSoftLimit() : 0;
@@ -389,10 +408,10 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then) {
     job->work = std::move(work);
     job->then = std::move(then);
     job->since = now;
-    (backlog == nullptr ? backlog : backlog_tail->next) = job;
-    backlog_tail = job;
-    ++published.backlogged;
+    job->has_ticket = ticket != nullptr;
+    Insert(job, backlog == nullptr ? nullptr : backlog_tail);
     ++published.accepted;
+    if (ticket != nullptr) *ticket = Ticket(shared_from_this(), job->number);
     if (!NeedsNudge(soft_limit)) return absl::OkStatus();
     ++submitters;
     self = shared_from_this();
@@ -428,28 +447,67 @@ bool Team::Core::MayGrow(int soft_limit) const {
 // way who looks after it.
 bool Team::Core::NeedsNudge(int soft_limit) const {
   return !one_wake_at_a_time || published.busy + published.starting == 0 ||
-         (published.idle > 0 && waking == 0) || MayGrow(soft_limit);
+         (published.idle > 0 && waking == 0) || MayGrow(soft_limit) ||
+         published.blocked == published.live;
 }
 
 // The coordinator is gone: takes a job that nobody has looked at back.
 bool Team::Core::TakeBack(Job* job, Work& work, Work& then) {
   internal::MutexLock lock(desk);
-  Job** at = &backlog;
-  Job* before = nullptr;
-  while (*at != nullptr && *at != job) {
-    before = *at;
-    at = &before->next;
-  }
-  if (*at == nullptr) return false;
-  *at = job->next;
-  if (backlog_tail == job) backlog_tail = before;
+  Job* at = backlog;
+  while (at != nullptr && at != job) at = at->next;
+  if (at == nullptr) return false;
+  Remove(job);
   work = std::move(job->work);
   then = std::move(job->then);
   KeepJob(job);
-  --published.backlogged;
   --published.accepted;
   ++published.refused;
   return true;
+}
+
+bool Team::Core::Withdraw(int64_t number) {
+  Work work, then;  // destroyed at the end of it, under no lock
+  {
+    internal::MutexLock lock(desk);
+    const auto found = tickets.find(number);
+    if (found == tickets.end()) return false;
+    Job* const job = found->second;
+    Remove(job);
+    work = std::move(job->work);
+    then = std::move(job->then);
+    KeepJob(job);
+    ++published.withdrawn;
+    if (!quit) return true;
+  }
+  Submit({Event::kLook});  // that may have been the last
+  return true;
+}
+
+bool Team::Core::IsBacklogged(int64_t number) const {
+  internal::MutexLock lock(desk);
+  return tickets.contains(number);
+}
+
+// A worker never comes for any of them if all there may be wait for one of them.
+absl::Status Team::Core::Awaits(const InJob* waiter, int64_t number) {
+  internal::MutexLock lock(desk);
+  waiters[waiter] = number;
+  if (published.live < limits.hard_limit || static_cast<int>(waiters.size()) < published.live) {
+    return absl::OkStatus();
+  }
+  for (const auto& [_, awaited] : waiters) {
+    if (!tickets.contains(awaited)) return absl::OkStatus();
+  }
+  waiters.erase(waiter);
+  return absl::FailedPreconditionError(absl::StrCat(
+      name, ": the work waited for would never begin: it stands in the backlog, and all ",
+      published.live, " workers, the hard limit, wait for works in it"));
+}
+
+void Team::Core::AwaitsNoMore(const InJob* waiter) {
+  internal::MutexLock lock(desk);
+  waiters.erase(waiter);
 }
 
 void Team::Core::Submit(Event event) {
@@ -622,11 +680,12 @@ void Team::Core::Coordinate() {
   });
   for (Event& event : events) Handle(event);
   events.clear();
+  const absl::Duration now = looks_at_the_clock ? Now() : absl::ZeroDuration();
   const int soft_limit = DecideSoftLimit();
   {
     internal::MutexLock lock(desk);
     quitting = quit;
-    Decide(soft_limit);
+    Decide(soft_limit, now);
     Publish();
     for (Effect& effect : decided) outbox.push_back(std::move(effect));
     decided.clear();
@@ -667,6 +726,7 @@ void Team::Core::Handle(Event& event) {
       armed_for = absl::InfiniteDuration();
       break;
     case Event::kFinished:
+      stalled_since = absl::InfiniteDuration();
       refused_in_a_row = 0;
       --busy;
       if (marked_busy > 0) {
@@ -723,6 +783,7 @@ void Team::Core::Handle(Event& event) {
       least = event.n;
       break;
     case Event::kBlocked:
+      stalled_since = absl::InfiniteDuration();
       blocked += event.n;
       break;
   }
@@ -793,7 +854,7 @@ void Team::Core::WakeAt(absl::Duration when) {
   decided.push_back({Effect::kArm, nullptr, nullptr, when});
 }
 
-void Team::Core::Decide(int soft_limit) {
+void Team::Core::Decide(int soft_limit, absl::Duration now) {
   while (backlog != nullptr && !idle.empty() && !(one_wake_at_a_time && waking > 0)) {
     RecordPtr& record = idle.back();
     ++busy;
@@ -814,19 +875,19 @@ void Team::Core::Decide(int soft_limit) {
   // A few at a time, so that the first failure ends it.
   to_grow = quitting ? 0 : std::min(to_grow, limits.hard_limit - Live());
   for (; to_grow > 0 && starting < kMostStarting; --to_grow) Create();
-  if (limits.growth_per_second > 0) DecideGrowth(wanted);
-  if (limits.idle_timeout != absl::InfiniteDuration() && !quitting) DecideRelease();
+  if (limits.growth_per_second > 0) DecideGrowth(wanted, now);
+  if (limits.idle_timeout != absl::InfiniteDuration() && !quitting) DecideRelease(now);
+  if (limits.stall_warning != absl::InfiniteDuration()) DecideStall(now);
   if (quitting) DecideEnd();
 }
 
 // Beyond the soft limit: one worker each interval, for as long as work waits.
-void Team::Core::DecideGrowth(int64_t wanted) {
+void Team::Core::DecideGrowth(int64_t wanted, absl::Duration now) {
   if (wanted <= 0) {
     if (backlog == nullptr) next_growth = absl::InfiniteDuration();
     return;
   }
   if (hold_creation || Live() >= limits.hard_limit) return;
-  const absl::Duration now = Now();
   const absl::Duration interval = absl::Seconds(1 / limits.growth_per_second);
   if (next_growth == absl::InfiniteDuration()) next_growth = now + interval;
   if (next_growth <= now) {
@@ -837,9 +898,8 @@ void Team::Core::DecideGrowth(int64_t wanted) {
   if (wanted > 0 && Live() < limits.hard_limit) WakeAt(next_growth);
 }
 
-void Team::Core::DecideRelease() {
+void Team::Core::DecideRelease(absl::Duration now) {
   if (idle.empty() || backlog != nullptr || Staying() <= limits.min_workers) return;
-  const absl::Duration now = Now();
   while (!idle.empty() && Staying() > limits.min_workers &&
          idle.front()->idle_since + limits.idle_timeout <= now) {
     Retire(std::move(idle.front()));
@@ -848,6 +908,23 @@ void Team::Core::DecideRelease() {
   if (!idle.empty() && Staying() > limits.min_workers) {
     WakeAt(idle.front()->idle_since + limits.idle_timeout);
   }
+}
+
+// All workers wait for something, and work waits for them.
+void Team::Core::DecideStall(absl::Duration now) {
+  if (backlog == nullptr || Live() == 0 || blocked < Live()) {
+    stalled_since = absl::InfiniteDuration();
+    return;
+  }
+  if (stalled_since == absl::InfiniteDuration()) {
+    stalled_since = now;
+    told_of_stall = false;
+  }
+  if (told_of_stall) return;
+  if (stalled_since + limits.stall_warning > now)
+    return WakeAt(stalled_since + limits.stall_warning);
+  told_of_stall = true;
+  decided.push_back({Effect::kTellOfStall});
 }
 
 void Team::Core::DecideEnd() {
@@ -921,6 +998,14 @@ void Team::Core::CarryOut(Effect& effect) {
     case Effect::kDrop:
       return internal::ReportDropped(on_error, name, Destroy(effect.jobs),
                                      "the team has quit, has no worker and cannot make one");
+    case Effect::kTellOfStall:
+      return internal::Report(
+          on_error, {name,
+                     absl::UnavailableError(
+                         absl::StrCat("stalled: for ", absl::FormatDuration(limits.stall_warning),
+                                      " all workers have waited in a BlockingScope, and "
+                                      "work has waited for a worker")),
+                     nullptr});
     case Effect::kTerminate:
       return Terminate();
   }
@@ -943,11 +1028,9 @@ void Team::Core::GiveJob(RecordPtr record, Job* job) {
   {
     internal::MutexLock lock(desk);
     NoLongerWaking(*record);
-    Job** at = &backlog;
-    while (*at != nullptr && (*at)->number < job->number) at = &(*at)->next;
-    job->next = std::exchange(*at, job);
-    if (job->next == nullptr) backlog_tail = job;
-    ++published.backlogged;
+    Job* before = nullptr;
+    for (Job* at = backlog; at != nullptr && at->number < job->number; at = at->next) before = at;
+    Insert(job, before);
   }
   internal::Report(on_error, {name, status, nullptr});
   record->worker = nullptr;
@@ -1135,14 +1218,32 @@ void Team::Core::KeepJob(Job* job) {
   job->next = std::exchange(spare, job);
 }
 
-Job* Team::Core::TakeFirst() {
+// Into the backlog, behind `before` or, where that is null, at its head.
+void Team::Core::Insert(Job* job, Job* before) {
+  job->before = before;
+  job->next = std::exchange(before == nullptr ? backlog : before->next, job);
+  (job->next == nullptr ? backlog_tail : job->next->before) = job;
+  ++published.backlogged;
+  if (job->has_ticket) tickets.emplace(job->number, job);
+}
+
+void Team::Core::Remove(Job* job) {
+  (job->before == nullptr ? backlog : job->before->next) = job->next;
+  (job->next == nullptr ? backlog_tail : job->next->before) = job->before;
   --published.backlogged;
-  return std::exchange(backlog, backlog->next);
+  if (job->has_ticket) tickets.erase(job->number);
+}
+
+Job* Team::Core::TakeFirst() {
+  Job* const job = backlog;
+  Remove(job);
+  return job;
 }
 
 Job* Team::Core::TakeBacklog() {
   published.dropped += published.backlogged;
   published.backlogged = 0;
+  tickets.clear();
   return std::exchange(backlog, nullptr);
 }
 
@@ -1167,9 +1268,11 @@ absl::StatusOr<std::unique_ptr<Team>> Team::Create(TeamOptions options) {
   if (!(limits.growth_per_second >= 0)) return invalid("growth_per_second is negative");
   if (limits.idle_timeout < absl::ZeroDuration()) return invalid("idle_timeout is negative");
   if (limits.retry_after <= absl::ZeroDuration()) return invalid("retry_after is not positive");
+  if (limits.stall_warning <= absl::ZeroDuration()) return invalid("stall_warning is not positive");
   if (limits.max_backlog < 1) return invalid("max_backlog is below 1");
   if (options.clock == nullptr &&
-      (limits.growth_per_second > 0 || limits.idle_timeout != absl::InfiniteDuration())) {
+      (limits.growth_per_second > 0 || limits.idle_timeout != absl::InfiniteDuration() ||
+       limits.stall_warning != absl::InfiniteDuration())) {
     return invalid("its limits name a time, and there is no clock");
   }
   internal::ForkCount::Watch();
@@ -1201,15 +1304,32 @@ absl::Status Team::Do(Work&& work) {
   Work nothing;
   if (!work) return internal::EmptyWorkError(core_->name);
   if (core_->IsForked()) return core_->ForkedError();
-  const std::shared_ptr<Core> core = core_;  // the work may destroy this team
-  return core->Accept(std::move(work), std::move(nothing));
+  return core_->Accept(std::move(work), std::move(nothing), nullptr);
 }
 
 absl::Status Team::DoThen(Work&& work, Work&& then) {
   if (!work || !then) return internal::EmptyWorkError(core_->name);
   if (core_->IsForked()) return core_->ForkedError();
-  const std::shared_ptr<Core> core = core_;
-  return core->Accept(std::move(work), std::move(then));
+  return core_->Accept(std::move(work), std::move(then), nullptr);
+}
+
+absl::StatusOr<Team::Ticket> Team::Enqueue(Work&& work, Work&& then) {
+  if (!work) return internal::EmptyWorkError(core_->name);
+  if (core_->IsForked()) return core_->ForkedError();
+  Ticket ticket;
+  if (absl::Status status = core_->Accept(std::move(work), std::move(then), &ticket);
+      !status.ok()) {
+    return status;
+  }
+  return ticket;
+}
+
+bool Team::Ticket::Withdraw() {
+  return core_ != nullptr && !core_->IsForked() && core_->Withdraw(number_);
+}
+
+bool Team::Ticket::IsBacklogged() const {
+  return core_ != nullptr && !core_->IsForked() && core_->IsBacklogged(number_);
 }
 
 absl::Status Team::Quit() {
@@ -1248,18 +1368,26 @@ TeamStatistics Team::statistics() const { return core_->Statistics(); }
 
 // --- BlockingScope --------------------------------------------------------------------------
 
-BlockingScope::BlockingScope() {
-  Team::Core::InJob* const in = Team::Core::InnermostJob::Get();
+BlockingScope::BlockingScope() : in_(Team::Core::InnermostJob::Get()) {
+  auto* const in = static_cast<Team::Core::InJob*>(in_);
   if (in != nullptr && in->working && in->blocking++ == 0) {
     in->core->Submit({Team::Core::Event::kBlocked, 1});
   }
 }
 
 BlockingScope::~BlockingScope() {
-  Team::Core::InJob* const in = Team::Core::InnermostJob::Get();
+  auto* const in = static_cast<Team::Core::InJob*>(in_);
+  if (awaits_) in->core->AwaitsNoMore(in);
   if (in != nullptr && in->working && --in->blocking == 0) {
     in->core->Submit({Team::Core::Event::kBlocked, -1});
   }
+}
+
+absl::Status BlockingScope::Awaits(const Team::Ticket& ticket) {
+  auto* const in = static_cast<Team::Core::InJob*>(in_);
+  if (in == nullptr || !in->working || ticket.core_.get() != in->core) return absl::OkStatus();
+  awaits_ = true;
+  return in->core->Awaits(in, ticket.number_);
 }
 
 }  // namespace workers

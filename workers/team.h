@@ -32,6 +32,9 @@ struct TeamLimits {
   // A failed creation is tried again after this, doubled up to 1 s; at once when a worker has
   // ended, at Poke and Grow; and when work comes, if no worker lives.
   absl::Duration retry_after = absl::Milliseconds(10);
+  // When all workers were in a BlockingScope, work waited and nothing moved for so long, the
+  // handler is told, once, until something moves.
+  absl::Duration stall_warning = absl::InfiniteDuration();
 };
 
 // One consistent snapshot: idle + busy + starting + ending == live in every one of them.
@@ -43,10 +46,11 @@ struct TeamStatistics {
   int ending = 0;    // told to quit, and not yet at its end
   int blocked = 0;   // of the busy: in a BlockingScope
   int64_t backlogged = 0;
-  int64_t accepted = 0;   // what was not yet completed, failed or dropped waits or runs
+  int64_t accepted = 0;   // those not completed, failed, dropped or withdrawn wait or run
   int64_t completed = 0;  // ran to the end
   int64_t failed = 0;     // ran and threw
   int64_t dropped = 0;    // destroyed unrun
+  int64_t withdrawn = 0;  // by Ticket::Withdraw: destroyed unrun, too
   int64_t refused = 0;    // given back by Do
   int64_t workers_created = 0;
   int64_t creation_failures = 0;
@@ -92,6 +96,8 @@ struct TeamOptions {
 // inside one of its own works it does not wait.
 class Team final : public IWorker {
  public:
+  class Ticket;
+
   // InvalidArgument: no coordinator, no create_worker, limits that contradict each other, or
   // that name a time where there is no clock.
   static absl::StatusOr<std::unique_ptr<Team>> Create(TeamOptions options);
@@ -103,6 +109,9 @@ class Team final : public IWorker {
   // worker more. So the next work may stand behind `then`, which must not wait for it. `then` runs
   // also if `work` threw. Both are refused, or dropped, together.
   [[nodiscard]] absl::Status DoThen(Work&& work, Work&& then);
+
+  // As Do or, where `then` is not empty, as DoThen; and returns a ticket of the work.
+  [[nodiscard]] absl::StatusOr<Ticket> Enqueue(Work&& work, Work&& then = nullptr);
 
   // Makes `n` workers more, as far as create_worker and the hard limit allow; first it takes back
   // what Shrink has marked. InvalidArgument: n < 0. AlreadyQuit.
@@ -144,6 +153,28 @@ class Team final : public IWorker {
   const std::shared_ptr<Core> core_;
 };
 
+// Stands for one work that a Team took. Copyable, any thread; may outlive its team.
+class Team::Ticket {
+ public:
+  Ticket() = default;  // of no work
+
+  // If the work still waits in the backlog, takes it back: it is destroyed here, with its `then`,
+  // and counts as withdrawn. False: it has been given to a worker, or has ended.
+  bool Withdraw();
+
+  // Does it still wait in the backlog?
+  bool IsBacklogged() const;
+
+ private:
+  friend struct Core;
+  friend class Team;
+  friend class BlockingScope;
+  Ticket(std::shared_ptr<Core> core, int64_t number) : core_(std::move(core)), number_(number) {}
+
+  std::shared_ptr<Core> core_;
+  int64_t number_ = 0;
+};
+
 // While it lives, the worker of a Team that runs this work waits for something: it does not count
 // against the soft limit, so that work which would end the wait can have a worker. Does nothing
 // outside of a Team's work. Nests.
@@ -154,6 +185,17 @@ class BlockingScope {
 
   BlockingScope(const BlockingScope&) = delete;
   BlockingScope& operator=(const BlockingScope&) = delete;
+
+  // Tells that the wait ends with the work of `ticket`. Any thread, one at a time and while the
+  // scope lives: the caller sees to that.
+  // FailedPrecondition, which says why: it never would. That is so where the team has its hard
+  // limit of workers, and each of them waits for a work in the team's own backlog: then the last
+  // one who says so is told, and must not wait.
+  absl::Status Awaits(const Team::Ticket& ticket);
+
+ private:
+  void* const in_;       // the Team::Core::InJob of the caller, or null
+  bool awaits_ = false;  // something was told
 };
 
 }  // namespace workers

@@ -180,14 +180,27 @@ absl::Status ThreadPool::CallInThread(Work&& work) {
   return status;
 }
 
-absl::Status ThreadPool::DoThen(Work&& work, Work&& then) {
+absl::StatusOr<Team::Ticket> ThreadPool::Enqueue(Work&& work, Work&& then) {
   Context context = Context::Current();
-  if (context.empty()) return team_->DoThen(std::move(work), std::move(then));
-  return team_->DoThen([shared = shared_, context,
-                        work = std::move(work)]() mutable { shared->RunInContext(context, work); },
-                       [shared = shared_, context, then = std::move(then)]() mutable {
-                         shared->RunInContext(context, then);
-                       });
+  if (!work || context.empty()) return team_->Enqueue(std::move(work), std::move(then));
+  // Shared, so that a refusal can give the works back.
+  struct Call {
+    Work work;
+    Work then;
+  };
+  auto call = std::make_shared<Call>(Call{std::move(work), std::move(then)});
+  Work run_then;
+  if (call->then) {
+    run_then = [shared = shared_, context, call] { shared->RunInContext(context, call->then); };
+  }
+  auto ticket = team_->Enqueue(
+      [shared = shared_, context, call] { shared->RunInContext(context, call->work); },
+      std::move(run_then));
+  if (!ticket.ok()) {
+    work = std::move(call->work);
+    then = std::move(call->then);
+  }
+  return ticket;
 }
 
 std::string ThreadPool::DumpStats() const {

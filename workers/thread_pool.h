@@ -66,6 +66,9 @@ class ThreadPool final : public IWorker {
   // handler, if the work throws.
   [[nodiscard]] absl::Status CallInThread(Work&& work);
 
+  // As CallInThread; then `then`, if there is one, as Team::DoThen says, in the same Context.
+  [[nodiscard]] absl::StatusOr<Team::Ticket> Enqueue(Work&& work, Work&& then = nullptr);
+
   // Calls f() on a thread of the pool, in the caller's Context, then, in the same thread and
   // Context, on_result(what f returned). The thread counts as idle already: what on_result gives
   // to the pool needs no thread more. R is what f returns; for void and Status on_result takes an
@@ -98,7 +101,6 @@ class ThreadPool final : public IWorker {
 
   ThreadPool(std::shared_ptr<Shared> shared, std::unique_ptr<Team> team);
 
-  absl::Status DoThen(Work&& work, Work&& then);
   absl::Status FitTeam();
 
   const std::shared_ptr<Shared> shared_;
@@ -143,14 +145,15 @@ absl::Status ThreadPool::CallInThreadWithCallback(OnResult on_result, F f) {
     typename C::Result result;
   };
   auto state = std::make_shared<State>(std::move(f), std::move(on_result));
-  return DoThen(
-      [state] {
-        const absl::Status thrown =
-            internal::CatchToStatus([&state] { C::Run(*state->f, state->result); });
-        if (!thrown.ok()) state->result = thrown;
-        state->f.reset();  // f and what it holds are gone before on_result hears of it
-      },
-      [state] { std::move(state->on_result)(std::move(state->result)); });
+  return Enqueue(
+             [state] {
+               const absl::Status thrown =
+                   internal::CatchToStatus([&state] { C::Run(*state->f, state->result); });
+               if (!thrown.ok()) state->result = thrown;
+               state->f.reset();  // f and what it holds are gone before on_result hears of it
+             },
+             [state] { std::move(state->on_result)(std::move(state->result)); })
+      .status();
 }
 
 }  // namespace workers

@@ -2807,6 +2807,187 @@ TEST_F(TeamInHand, W4_WorksThatComeAndEndMakeNoFloodOfFailures) {
   EXPECT_EQ(made(), 2);
 }
 
+// --- tickets --------------------------------------------------------------------------------
+
+TEST_F(TeamInHand, AWithdrawnWorkIsDestroyedAtOnceAndNeitherWaitsNorRuns) {
+  create_ = [this] { return CreateUpTo(1); };
+  Make();
+  Give("first");
+  std::vector<std::string> destroyed;
+  Team::Ticket tickets[3];
+  for (int i = 0; i < 3; ++i) {
+    const auto note = [&destroyed, i](const char* what) {
+      return OnDestruction(
+          [&destroyed, i, what] { destroyed.push_back(what + std::to_string(i)); });
+    };
+    tickets[i] = *team_->Enqueue(
+        [this, i, note = note("work")] { log_.push_back(std::to_string(i)); },
+        [this, i, note = note("then")] { log_.push_back("then " + std::to_string(i)); });
+  }
+  Coordinate();
+  EXPECT_EQ(statistics().backlogged, 3);
+  EXPECT_TRUE(tickets[1].IsBacklogged());
+  EXPECT_TRUE(tickets[1].Withdraw());
+  EXPECT_THAT(destroyed, testing::UnorderedElementsAre("work1", "then1"));
+  EXPECT_EQ(statistics().backlogged, 2);
+  EXPECT_EQ(statistics().withdrawn, 1);
+  EXPECT_FALSE(tickets[1].IsBacklogged());
+  EXPECT_FALSE(tickets[1].Withdraw());
+  EXPECT_TRUE(tickets[2].Withdraw());  // the last of the backlog
+  Give("last");
+  EXPECT_TRUE(tickets[0].Withdraw());  // the first of it
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("first", "last"));
+  const TeamStatistics s = statistics();
+  EXPECT_EQ(s.accepted, 5);
+  EXPECT_EQ(s.completed + s.withdrawn, 5);
+}
+
+TEST_F(TeamInHand, WhatAWorkerHasIsNotWithdrawn) {
+  Make();
+  Team::Ticket ticket = *team_->Enqueue(Logging("work"));
+  Coordinate();
+  EXPECT_EQ(statistics().busy, 1);
+  EXPECT_FALSE(ticket.IsBacklogged());
+  EXPECT_FALSE(ticket.Withdraw());
+  StepToTheEnd();
+  EXPECT_FALSE(ticket.Withdraw());
+  EXPECT_THAT(log_, testing::ElementsAre("work"));
+}
+
+TEST_F(TeamInHand, EnqueueRefusesAsDoDoes) {
+  Make();
+  EXPECT_EQ(team_->Enqueue(nullptr).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(team_->Quit().ok());
+  Work work = Logging("work");
+  Work then = Logging("then");
+  EXPECT_TRUE(IsAlreadyQuit(team_->Enqueue(std::move(work), std::move(then)).status()));
+  EXPECT_TRUE(work != nullptr);
+  EXPECT_TRUE(then != nullptr);
+}
+
+TEST_F(TeamInHand, ATeamThatQuitsEndsWhereItsLastWorkIsWithdrawn) {
+  create_ = [this] { return CreateUpTo(0); };
+  Make();
+  Team::Ticket ticket = *team_->Enqueue(Logging("work"));
+  EXPECT_TRUE(ticket.Withdraw());
+  EXPECT_TRUE(team_->Quit().ok());
+  Coordinate();
+  EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+  EXPECT_THAT(errors_, testing::IsEmpty());
+  team_ = nullptr;
+  EXPECT_FALSE(ticket.Withdraw());
+  EXPECT_FALSE(ticket.IsBacklogged());
+  EXPECT_FALSE(Team::Ticket().Withdraw());
+}
+
+TEST_F(TeamInHand, QuitNowTakesWhatHasTickets) {
+  create_ = [this] { return CreateUpTo(0); };
+  Make();
+  Team::Ticket ticket = *team_->Enqueue(Logging("work"));
+  EXPECT_EQ(team_->QuitNow(), 1);
+  EXPECT_FALSE(ticket.Withdraw());
+}
+
+// --- waits ----------------------------------------------------------------------------------
+
+// Two workers, the hard limit, each in a work that waits. `wait` is called in the work.
+class WaitingTeam : public TeamInHand {
+ protected:
+  void MakeTwo(absl::Duration stall_warning = absl::InfiniteDuration()) {
+    TeamLimits limits;
+    limits.hard_limit = 2;
+    limits.stall_warning = stall_warning;
+    MakeInline(std::move(limits));
+  }
+};
+
+TEST_F(WaitingTeam, TheLastWaitThatMakesItEndlessIsRefused) {
+  MakeTwo();
+  int refused = 0;
+  // Each runs inside the other, as if on its own thread, and waits for a work of its own.
+  const auto wait = [&](const std::function<void()>& inside) {
+    Team::Ticket ticket = *team_->Enqueue(Logging("awaited"));
+    BlockingScope blocking;
+    const absl::Status status = blocking.Awaits(ticket);
+    if (!status.ok()) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_THAT(status.message(), testing::HasSubstr("team: the work waited for would never"));
+      ++refused;
+    }
+    inside();
+  };
+  ASSERT_TRUE(team_->Do([&] { wait([&] { Step(1); }); }).ok());
+  ASSERT_TRUE(team_->Do([&] { wait([] {}); }).ok());
+  ASSERT_EQ(statistics().busy, 2);
+  Step(0);
+  EXPECT_EQ(refused, 1);
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("awaited", "awaited"));
+}
+
+TEST_F(WaitingTeam, AWaitThatAnotherWorkerMayEndIsNotRefused) {
+  MakeTwo();
+  ASSERT_TRUE(team_
+                  ->Do([&] {
+                    Team::Ticket ticket = *team_->Enqueue(Logging("awaited"));
+                    BlockingScope blocking;
+                    EXPECT_TRUE(blocking.Awaits(ticket).ok());  // the other is merely busy
+                    Step(1);
+                  })
+                  .ok());
+  ASSERT_TRUE(team_
+                  ->Do([&] {
+                    BlockingScope blocking;  // and this one waits for something else
+                    EXPECT_TRUE(blocking.Awaits(Team::Ticket()).ok());
+                  })
+                  .ok());
+  Step(0);
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("awaited"));
+}
+
+TEST_F(WaitingTeam, AStallIsToldOnceAndAgainWhenSomethingHasMoved) {
+  MakeTwo(absl::Seconds(30));
+  const auto wait = [&](const std::function<void()>& inside) {
+    BlockingScope blocking;
+    inside();
+  };
+  ASSERT_TRUE(team_
+                  ->Do([&] {
+                    wait([&] {
+                      Step(1);
+                      EXPECT_EQ(errors_.size(), 2u);
+                      clock_.Advance(absl::Seconds(60));  // the other one is done: no stall
+                      EXPECT_EQ(errors_.size(), 2u);
+                    });
+                  })
+                  .ok());
+  ASSERT_TRUE(team_
+                  ->Do([&] {
+                    wait([&] {
+                      clock_.Advance(absl::Seconds(60));  // nothing waits for a worker
+                      EXPECT_THAT(errors_, testing::IsEmpty());
+                      Give("waits");
+                      clock_.Advance(absl::Seconds(29));
+                      EXPECT_THAT(errors_, testing::IsEmpty());
+                      clock_.Advance(absl::Seconds(1));
+                      EXPECT_EQ(errors_.size(), 1u);
+                      EXPECT_THAT(errors_[0], testing::HasSubstr("team: stalled: for 30s all"));
+                      clock_.Advance(absl::Seconds(300));
+                      EXPECT_EQ(errors_.size(), 1u);
+                    });
+                    wait([&] {
+                      clock_.Advance(absl::Seconds(30));
+                      EXPECT_EQ(errors_.size(), 2u);
+                    });
+                  })
+                  .ok());
+  Step(0);
+  StepToTheEnd();
+  EXPECT_THAT(log_, testing::ElementsAre("waits"));
+}
+
 // --- one wake at a time ---------------------------------------------------------------------
 
 class SparingTeam : public TeamInHand {
