@@ -34,8 +34,9 @@ struct ResultOf {
 //
 // co_await takes a Deferred (std::move it in, if it has a name), waits for it and gives its value.
 // If it failed, co_await throws: what the Failure carries, exactly, or, where that is a Status, a
-// StatusError. What leaves the coroutine fails its Deferred: an exception as it is, a StatusError
-// as just the Status that it was. AsResult(deferred) awaits without throwing.
+// StatusError. What leaves the coroutine fails its Deferred with exactly that: an exception as it
+// is, and a Status that a co_await threw as just that Status. AsResult(deferred) awaits without
+// throwing.
 //
 // Start. The coroutine runs at once, on its caller's stack, up to its first wait; after that it
 // runs where what it waits for fires, which is the same home. Deferred.h's "Order" holds for it as

@@ -31,4 +31,15 @@ absl::Status TimeoutError(absl::Duration timeout) {
       absl::StrCat("the Deferred did not fire within ", absl::FormatDuration(timeout)));
 }
 
+std::string Describe(const Stage* stage) {
+  if (stage == nullptr) return "it is empty";
+  if (!IsAtHome(*stage, "Deferred::ToString")) return "it is elsewhere";
+  const Failure* const failure = stage->UnhandledFailure();
+  return absl::StrCat(!stage->fired        ? "it waits"
+                      : failure == nullptr ? "it has a value"
+                                           : "it failed: ",
+                      failure == nullptr ? "" : failure->status().ToString(),
+                      stage->sites.ToString());
+}
+
 }  // namespace reactor::internal

@@ -206,6 +206,10 @@ class [[nodiscard]] Deferred {
   // Has it a result, which nobody has taken?
   bool fired() const;
 
+  // For people: "it waits", "it has a value", "it failed: NOT_FOUND: no", with the sites in a debug
+  // build.
+  std::string ToString() const;
+
   // Lets it go.
   void Detach() && { *this = Deferred(); }
 
@@ -420,6 +424,9 @@ class Timeout {
 };
 
 absl::Status TimeoutError(absl::Duration timeout);
+
+// Of a stage, or of none.
+std::string Describe(const Stage* stage);
 
 struct Access {
   template <typename T>
@@ -773,6 +780,11 @@ template <typename T>
 bool Deferred<T>::fired() const {
   const internal::Stage* const last = Checked("Deferred::fired");
   return internal::IsAtHome(*last, "Deferred::fired") && last->fired;
+}
+
+template <typename T>
+std::string Deferred<T>::ToString() const {
+  return internal::Describe(last_);
 }
 
 // --- how one is made ---

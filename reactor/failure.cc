@@ -5,6 +5,15 @@
 #include "workers/internal/run_work.h"
 
 namespace reactor {
+namespace {
+
+// What Throw makes of a Status: known from a StatusError of the user's, which stays an exception.
+class ThrownStatus final : public StatusError {
+ public:
+  using StatusError::StatusError;
+};
+
+}  // namespace
 
 Failure::Failure(absl::Status status) : status_(std::move(status)) {
   if (status_.ok()) status_ = absl::InternalError("a Failure was made of an OK status");
@@ -28,9 +37,8 @@ Failure Failure::Current() {
   if (workers::internal::IsForcedUnwinding()) throw;
   try {
     throw;
-  } catch (const StatusError& error) {
-    if (typeid(error) == typeid(StatusError)) return Failure(error.status());
-    return Failure(std::current_exception());
+  } catch (const ThrownStatus& error) {
+    return Failure(error.status());
   } catch (...) {
     return Failure(std::current_exception());
   }
@@ -38,7 +46,7 @@ Failure Failure::Current() {
 
 void Failure::Throw() const {
   if (exception_ != nullptr) std::rethrow_exception(exception_);
-  throw StatusError(status_);
+  throw ThrownStatus(status_);
 }
 
 StatusError::StatusError(absl::Status status)

@@ -26,9 +26,8 @@ class Failure {
   // `exception` is not null (an Internal status takes its place otherwise).
   explicit Failure(std::exception_ptr exception);
 
-  // In a catch (...): what was caught. A StatusError becomes its Status again, with nothing
-  // thrown; the exception of any other type is kept. Forced unwinding (pthread_exit,
-  // pthread_cancel) goes on.
+  // In a catch (...): what was caught. What Throw made of a Status becomes just that Status again;
+  // any other exception is kept as it is. Forced unwinding (pthread_exit, pthread_cancel) goes on.
   static Failure Current();
 
   // The Status that it was made of. Of an exception: what a StatusError (or a type derived from

@@ -164,7 +164,7 @@ void Mistaken() {
 reactor::Deferred<int> Copy(reactor::Deferred<int>& deferred) { return deferred; }
 #endif
 
-#ifdef MISUSE_a_chain_on_a_deferred_that_is_not_moved  // is an lvalue, but function has rvalue
+#ifdef MISUSE_a_chain_on_a_deferred_that_is_not_moved  // expects an rvalue for object argument
 void Consumed(reactor::Deferred<int>& deferred) {
   deferred.AddCallback([](int) {}).Detach();
 }

@@ -281,6 +281,22 @@ TEST(Deferred, SucceedAndFailHaveFired) {
   EXPECT_EQ(Keep(std::move(failed))->code(), absl::StatusCode::kAborted);
 }
 
+TEST(Deferred, SaysWhatBecameOfIt) {
+  auto [deferred, promise] = MakeDeferred<int>();
+  EXPECT_TRUE(absl::StartsWith(deferred.ToString(), "it waits"));
+  EXPECT_TRUE(promise.Callback(1).ok());
+  EXPECT_TRUE(absl::StartsWith(deferred.ToString(), "it has a value"));
+  auto failed = Fail<int>(absl::NotFoundError("no"));
+  EXPECT_TRUE(absl::StartsWith(failed.ToString(), "it failed: NOT_FOUND: no"));
+  EXPECT_FALSE(Keep(std::move(failed))->ok());
+  EXPECT_EQ(Deferred<int>().ToString(), "it is empty");
+#ifdef NDEBUG
+  EXPECT_EQ(deferred.ToString(), "it has a value");
+#else
+  EXPECT_TRUE(absl::StrContains(deferred.ToString(), "deferred_test.cc:"));
+#endif
+}
+
 // The callback is destroyed straight after it ran or was passed over, before the next one runs.
 TEST(Deferred, CallbacksAreDestroyedStraightAway) {
   auto ran = std::make_shared<int>(0);

@@ -55,6 +55,16 @@ TEST(Failure, ThrowsAStatusErrorOfItsStatusWhichBecomesThatStatusAgain) {
   }
 }
 
+TEST(Failure, OfAStatusErrorOfTheUsersKeepsTheExceptionAndHasItsStatus) {
+  try {
+    throw StatusError(absl::DataLossError("mine"));
+  } catch (...) {
+    const Failure failure = Failure::Current();
+    EXPECT_EQ(failure.exception(), std::current_exception());
+    EXPECT_EQ(failure.status(), absl::DataLossError("mine"));
+  }
+}
+
 struct DerivedError : StatusError {
   DerivedError() : StatusError(absl::DataLossError("derived")) {}
 };
