@@ -96,7 +96,7 @@ class Interleaving final : public internal::SyncObserver {
     if (op == internal::SyncOp::kUnlocked || op == internal::SyncOp::kWait) {
       held_.erase(std::find(held_.begin(), held_.end(), object));
     }
-    if (op == internal::SyncOp::kWait) {
+    if (op == internal::SyncOp::kWait || op == internal::SyncOp::kJoin) {
       first_waits_ = true;
       changed_.notify_all();
     }
@@ -122,7 +122,7 @@ class Interleaving final : public internal::SyncObserver {
       }
       if (op == internal::SyncOp::kLocked) second_wants_ = nullptr;
       // It may wait for a third thread that needs a lock of the first, or for the first itself.
-      if (op == internal::SyncOp::kWait) needs_first = true;
+      if (op == internal::SyncOp::kWait || op == internal::SyncOp::kJoin) needs_first = true;
     }
     if (needs_first) LetFirstGoOn();
   }

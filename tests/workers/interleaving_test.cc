@@ -631,7 +631,7 @@ TEST(Interleaving, P12_TwoThatStartAWorkerStartTwo) {
                       [](PoolScene& scene) { EXPECT_EQ(scene.pool->workers(), 2); });
 }
 
-TEST(Interleaving, P12_ThereAreNoMoreThreadsThanTheMaximumWhereWorkComesWhileOneIsStarted) {
+TEST(Interleaving, P12_AThreadTooManyWhereWorkComesWhileOneIsStartedDoesNotStay) {
   Gate* release = nullptr;
   EachScheduleOfAPool(
       0, 1,
@@ -644,8 +644,8 @@ TEST(Interleaving, P12_ThereAreNoMoreThreadsThanTheMaximumWhereWorkComesWhileOne
         EXPECT_TRUE(scene.pool->CallInThread([gate = release] { gate->Wait(); }).ok());
       },
       [&release](PoolScene& scene) {
-        EXPECT_EQ(scene.pool->workers(), 1);
         release->Open();
+        while (scene.pool->workers() > 1) std::this_thread::yield();  // for ever, if it stays
         EXPECT_TRUE(scene.pool->Stop().ok());
         delete release;
         EXPECT_EQ(scene.pool->statistics().completed, 1);

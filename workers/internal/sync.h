@@ -35,6 +35,7 @@ enum class SyncOp {
   kSignal,    // is about to signal a CondVar
   kAtomic,    // is about to read or write an Atomic
   kStart,     // is about to start a thread
+  kJoin,      // is about to wait for a thread's end
 };
 
 class SyncObserver {
@@ -190,7 +191,10 @@ class NativeThread {
     SyncPoint(SyncOp::kStart, &thread);
     return pthread_create(&thread.thread_, &attributes, main, argument);
   }
-  void Join() { pthread_join(thread_, nullptr); }
+  void Join() {
+    SyncPoint(SyncOp::kJoin, this);
+    pthread_join(thread_, nullptr);
+  }
   bool IsCurrent() const { return pthread_equal(thread_, pthread_self()) != 0; }
 
  private:
