@@ -301,13 +301,13 @@ TEST(Interleaving, T1_DoAndQuitOfAPoolAreLinearizable) {
 
 // --- QuitNow against everything ---------------------------------------------------------------
 
-// A Team of MemoryWorkers in which each work is counted from Do to the end of its captures. Two
-// threads of a schedule may use it at once.
-class QuitNowScene {
+// A Team of MemoryWorkers, one by the soft limit, in which each work is counted from Do to the end
+// of its captures. Two threads of a schedule may use it at once.
+class TeamScene {
  public:
   using Made = absl::StatusOr<std::unique_ptr<IWorker>>;
 
-  explicit QuitNowScene(std::unique_ptr<IExclusiveWorker> coordinator) {
+  explicit TeamScene(std::unique_ptr<IExclusiveWorker> coordinator) {
     team_ = *Team::Create(
         {.coordinator = std::move(coordinator),
          .create_worker = [this] { return create(); },
@@ -411,21 +411,20 @@ class QuitNowScene {
   std::unique_ptr<Team> team_;
 };
 
-using SceneStep = std::function<void(QuitNowScene&)>;
+using SceneStep = std::function<void(TeamScene&)>;
 
 // QuitNow meets `other` at each point of either, after `prepare`: with a coordinator that is
 // inline, and with one that has a thread of its own.
 void QuitNowAgainst(
-    const SceneStep& prepare, const SceneStep& other,
-    const SceneStep& check = [](QuitNowScene&) {}) {
-  const SceneStep quit_now = [](QuitNowScene& scene) { scene.QuitNow(); };
+    const SceneStep& prepare, const SceneStep& other, const SceneStep& check = [](TeamScene&) {}) {
+  const SceneStep quit_now = [](TeamScene& scene) { scene.QuitNow(); };
   for (bool inline_coordinator : {true, false}) {
     for (bool stop_quit_now : {true, false}) {
       for (int point = 0;; ++point) {
         SCOPED_TRACE(testing::Message() << "inline " << inline_coordinator << ", QuitNow stops "
                                         << stop_quit_now << ", point " << point);
         Interleaving schedule(point);
-        QuitNowScene scene(inline_coordinator ? NewLockWorker() : NewThreadWorker());
+        TeamScene scene(inline_coordinator ? NewLockWorker() : NewThreadWorker());
         prepare(scene);
         schedule.Run([&] { (stop_quit_now ? quit_now : other)(scene); },
                      [&] { (stop_quit_now ? other : quit_now)(scene); });
@@ -442,89 +441,97 @@ void QuitNowAgainst(
 }
 
 // One is with its worker or on its way there, two wait.
-void GiveThree(QuitNowScene& scene) {
+void GiveThree(TeamScene& scene) {
   for (int i = 0; i < 3; ++i) scene.Give();
 }
 
+// One is with its worker, two wait.
+void GiveThreeAndAwaitWork(TeamScene& scene) {
+  GiveThree(scene);
+  scene.AwaitWork();
+}
+
+// It was given before, and drops are for those that were not.
+void ExpectOnlyTheFirstRan(TeamScene& scene) { EXPECT_EQ(scene.ran(), 1); }
+
 TEST(Interleaving, QuitNowAgainstADo) {
-  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.Give(); });
+  QuitNowAgainst(
+      GiveThreeAndAwaitWork, [](TeamScene& scene) { scene.Give(); }, ExpectOnlyTheFirstRan);
 }
 
 // Nobody is there yet: that Do has a worker made.
 TEST(Interleaving, QuitNowAgainstADoThatMakesAWorker) {
-  QuitNowAgainst([](QuitNowScene&) {}, [](QuitNowScene& scene) { scene.Give(); });
+  QuitNowAgainst([](TeamScene&) {}, [](TeamScene& scene) { scene.Give(); });
 }
 
 TEST(Interleaving, QuitNowAgainstACreationThatFails) {
   for (bool fails : {true, false}) {
     QuitNowAgainst(
-        [fails](QuitNowScene& scene) {
-          scene.create = [fails]() -> QuitNowScene::Made {
+        [fails](TeamScene& scene) {
+          scene.create = [fails]() -> TeamScene::Made {
             if (fails) return absl::UnavailableError("no thread left");
             return nullptr;
           };
         },
-        [](QuitNowScene& scene) { scene.Give(); },
-        [](QuitNowScene& scene) { EXPECT_EQ(scene.ran(), 0); });
+        [](TeamScene& scene) { scene.Give(); },
+        [](TeamScene& scene) { EXPECT_EQ(scene.ran(), 0); });
   }
-}
-
-// One is with its worker, two wait.
-void GiveThreeAndAwaitWork(QuitNowScene& scene) {
-  GiveThree(scene);
-  scene.AwaitWork();
 }
 
 // Its work ends, and it is about to take the next one.
 TEST(Interleaving, QuitNowAgainstAWorkerThatHasJustFinished) {
   QuitNowAgainst(
-      GiveThreeAndAwaitWork, [](QuitNowScene& scene) { scene.Step(); },
-      [](QuitNowScene& scene) { EXPECT_GE(scene.ran(), 1); });
+      GiveThreeAndAwaitWork, [](TeamScene& scene) { scene.Step(); },
+      [](TeamScene& scene) { EXPECT_GE(scene.ran(), 1); });
 }
 
 TEST(Interleaving, QuitNowAgainstQuit) {
   std::atomic<int> won = 0;
   QuitNowAgainst(
-      [&won](QuitNowScene& scene) {
+      [&won](TeamScene& scene) {
         won = 0;
-        GiveThree(scene);
+        GiveThreeAndAwaitWork(scene);
       },
-      [&won](QuitNowScene& scene) { won += scene.team().Quit().ok(); },
-      [&won](QuitNowScene&) { EXPECT_LE(won, 1); });
+      [&won](TeamScene& scene) { won += scene.team().Quit().ok(); },
+      [&won](TeamScene& scene) {
+        EXPECT_LE(won, 1);
+        ExpectOnlyTheFirstRan(scene);
+      });
 }
 
 // Each work is counted by one of the two.
 TEST(Interleaving, QuitNowAgainstQuitNow) {
   QuitNowAgainst(
-      GiveThree, [](QuitNowScene& scene) { scene.QuitNow(); },
-      [](QuitNowScene& scene) {
+      GiveThreeAndAwaitWork, [](TeamScene& scene) { scene.QuitNow(); },
+      [](TeamScene& scene) {
         EXPECT_EQ(scene.accepted(), 3);
-        EXPECT_GE(scene.counted(), 2);
+        EXPECT_EQ(scene.counted(), 2);
+        ExpectOnlyTheFirstRan(scene);
         EXPECT_EQ(scene.reported(), 0);
       });
 }
 
 TEST(Interleaving, QuitNowAgainstGrowAndShrink) {
-  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Grow(2).IgnoreError(); });
-  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Shrink().IgnoreError(); });
-  QuitNowAgainst(GiveThree, [](QuitNowScene& scene) { scene.team().Fit(2, 3).IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](TeamScene& scene) { scene.team().Grow(2).IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](TeamScene& scene) { scene.team().Shrink().IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](TeamScene& scene) { scene.team().Fit(2, 3).IgnoreError(); });
 }
 
 // What it drops calls the Team, while another thread does too.
 TEST(Interleaving, QuitNowWhoseDroppedCapturesCallTheTeamAgainstAWorkerThatHasJustFinished) {
   const SceneStep calls[] = {
-      [](QuitNowScene& scene) { scene.Give(); },
-      [](QuitNowScene& scene) { scene.team().Quit().IgnoreError(); },
-      [](QuitNowScene& scene) { scene.QuitNow(); },
+      [](TeamScene& scene) { scene.Give(); },
+      [](TeamScene& scene) { scene.team().Quit().IgnoreError(); },
+      [](TeamScene& scene) { scene.QuitNow(); },
   };
   for (const SceneStep& call : calls) {
     QuitNowAgainst(
-        [&call](QuitNowScene& scene) {
+        [&call](TeamScene& scene) {
           scene.at_destruction = [&call, &scene] { call(scene); };
           GiveThreeAndAwaitWork(scene);
           scene.at_destruction = {};  // not for those that are given from there
         },
-        [](QuitNowScene& scene) { scene.Step(); });
+        [](TeamScene& scene) { scene.Step(); });
   }
 }
 
@@ -959,7 +966,7 @@ TEST(Interleaving, QuitNowAtEachPointOfTheCoordinatorsThread) {
     Interleaving schedule(point);
     Gate begin;
     FirstThreadFactory factory(schedule, begin);
-    QuitNowScene scene(*ThreadWorker::Create({.factory = &factory}));
+    TeamScene scene(*ThreadWorker::Create({.factory = &factory}));
     GiveThree(scene);
     begin.Open();
     schedule.AsSecond([&] {
@@ -990,6 +997,61 @@ TEST(Interleaving, QuitNowAtEachPointOfAPoolsThread) {
     EXPECT_EQ(ran + dropped, 3);
     EXPECT_GE(ran, 1);
     if (!schedule.reached() || testing::Test::HasFailure()) break;
+  }
+}
+
+// --- statistics -------------------------------------------------------------------------------
+
+void ExpectToAddUp(const TeamStatistics& s) {
+  EXPECT_EQ(s.idle + s.busy + s.starting + s.ending, s.live);
+  EXPECT_LE(s.blocked, s.busy);
+  EXPECT_GE(s.accepted, s.completed + s.failed + s.dropped + s.backlogged);
+}
+
+// T10: a snapshot that is taken at each point of each call, and of the end of a work, adds up.
+TEST(Interleaving, T10_EachSnapshotAtEachPointAddsUp) {
+  const SceneStep calls[] = {
+      [](TeamScene& scene) { scene.Give(); },
+      [](TeamScene& scene) { scene.Step(); },
+      [](TeamScene& scene) { EXPECT_TRUE(scene.team().Grow(2).ok()); },
+      [](TeamScene& scene) {
+        EXPECT_TRUE(scene.team().Grow(2).ok());
+        EXPECT_TRUE(scene.team().Shrink().ok());
+      },
+      [](TeamScene& scene) { EXPECT_TRUE(scene.team().Fit(2, 2).ok()); },
+      [](TeamScene& scene) { EXPECT_TRUE(scene.team().Quit().ok()); },
+      [](TeamScene& scene) { scene.QuitNow(); },
+  };
+  for (const SceneStep& call : calls) {
+    for (int point = 0;; ++point) {
+      SCOPED_TRACE(testing::Message() << "call " << &call - calls << ", point " << point);
+      Interleaving schedule(point);
+      TeamScene scene(NewLockWorker());
+      GiveThree(scene);
+      schedule.Run([&] { call(scene); }, [&] { ExpectToAddUp(scene.team().statistics()); });
+      scene.End();
+      ASSERT_FALSE(testing::Test::HasFailure());
+      if (!schedule.reached()) break;
+    }
+  }
+}
+
+// And at each point of the coordinator's thread.
+TEST(Interleaving, T10_EachSnapshotAtEachPointOfTheCoordinatorsThreadAddsUp) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    Interleaving schedule(point);
+    Gate begin;
+    FirstThreadFactory factory(schedule, begin);
+    TeamScene scene(*ThreadWorker::Create({.factory = &factory}));
+    GiveThree(scene);
+    EXPECT_TRUE(scene.team().Grow(2).ok());
+    EXPECT_TRUE(scene.team().Shrink(1).ok());
+    begin.Open();
+    schedule.AsSecond([&] { ExpectToAddUp(scene.team().statistics()); });
+    scene.End();
+    ASSERT_FALSE(testing::Test::HasFailure());
+    if (!schedule.reached()) break;
   }
 }
 

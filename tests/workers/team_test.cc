@@ -1951,6 +1951,13 @@ TEST(Team, AnyThreadMayCallAnythingAndEachSnapshotAddsUp) {
     std::thread time([&] {
       while (!done) clock.Advance(absl::Milliseconds(1));
     });
+    Gate begun;  // the first creation has failed, and a later one has not
+    accepted += team->Do([&] {
+                      ++ran;
+                      begun.Open();
+                    })
+                    .ok();
+    begun.Wait();
     std::vector<std::thread> callers;
     for (int i = 0; i < 3; ++i) callers.emplace_back(caller, i);
     for (std::thread& thread : callers) thread.join();
@@ -1984,6 +1991,11 @@ TEST_F(TeamInHand, ManyCyclesOfUseAndReleaseLeaveNothingAtTheClock) {
     Advance(absl::Seconds(1));  // one more by growth
     ASSERT_EQ(made(), first + 2);
     StepEach();
+    for (int look = 0; look < 10; ++look) {
+      Advance(absl::Milliseconds(1));
+      team_->Poke();
+      Coordinate();
+    }
     ASSERT_LE(clock_.pending(), 4u);
     Advance(absl::Seconds(10));
     StepEach();
