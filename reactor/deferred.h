@@ -140,7 +140,9 @@ class Source;
 // the thread (workers/worker_scope.h), and so does all of its chain. Everything that is done with
 // it, its Promise or its handle is done there, destruction included. Elsewhere a debug build dies
 // and names the two; a release build answers FailedPrecondition, or tells the failure handler and
-// does nothing: what is destroyed elsewhere then leaks. A chain of a worker's cannot wait for a
+// does nothing: what is destroyed elsewhere then leaks. What belongs to an event loop may still be
+// looked after when that has ended, by its thread, outside of all works: members may hold
+// Deferreds, and outlive Run. A chain of a worker's cannot wait for a
 // Deferred of another home; one of a thread can, for what fires on that thread.
 //
 // Letting go. A chain that nobody holds goes on, for what its callbacks do: Detach says so, and

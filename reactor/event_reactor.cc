@@ -209,6 +209,7 @@ absl::StatusOr<std::shared_ptr<ThreadPool>> EventReactor::Core::Pool() {
   auto made = ThreadPool::Create(std::move(options));
   if (!made.ok()) return made.status();
   std::shared_ptr<ThreadPool> result = *std::move(made);
+  std::shared_ptr<ThreadPool> too_late;  // destroyed without the lock
   bool start = false;
   {
     MutexLock lock(mutex);
@@ -219,7 +220,7 @@ absl::StatusOr<std::shared_ptr<ThreadPool>> EventReactor::Core::Pool() {
       // SuggestThreadPoolSize may have come in between.
       result->AdjustPoolSize(std::nullopt, pool_options.max_threads).IgnoreError();
     }
-    result = pool;  // or that of another thread, which was faster
+    too_late = std::exchange(result, pool);  // another thread may have been faster
   }
   if (start) {
     absl::Status started = result->Start();
@@ -988,7 +989,7 @@ absl::Status EventReactor::Run() {
     core.ended = false;
     core.open.store(true);
   }
-  workers::WorkerScope scope(core.loop);
+  workers::WorkerScope scope(core.loop, workers::WorkerScope::OneThread());
   workers::internal::AtEndOfScope leave([this] { loop_->Leave(); });
   return loop_->RunAll();
 }

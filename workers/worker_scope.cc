@@ -19,6 +19,11 @@ WorkerScope::WorkerScope(const IExclusiveWorker& worker)
   Innermost::Set(this);
 }
 
+WorkerScope::WorkerScope(const IExclusiveWorker& worker, OneThread)
+    : worker_(&worker), exclusive_(&worker), is_one_thread_(true), outer_(Innermost::Get()) {
+  Innermost::Set(this);
+}
+
 WorkerScope::~WorkerScope() { Innermost::Set(outer_); }
 
 bool WorkerScope::RunsIn(const IWorker& worker) {
@@ -34,6 +39,15 @@ const IExclusiveWorker* WorkerScope::InnermostExclusive() {
   }
   return nullptr;
 }
+
+bool WorkerScope::InnermostIsOneThread() {
+  for (const WorkerScope* scope = Innermost::Get(); scope != nullptr; scope = scope->outer_) {
+    if (scope->exclusive_ != nullptr) return scope->is_one_thread_;
+  }
+  return false;
+}
+
+bool WorkerScope::InNone() { return Innermost::Get() == nullptr; }
 
 void WorkerScope::Forget(const IWorker& worker) {
   for (WorkerScope* scope = Innermost::Get(); scope != nullptr; scope = scope->outer_) {

@@ -23,6 +23,10 @@ class WorkerScope {
  public:
   explicit WorkerScope(const IWorker& worker);
   explicit WorkerScope(const IExclusiveWorker& worker);
+  // For a worker all of whose works run on this thread, inside this one scope, as an event
+  // loop's. See InnermostIsOneThread.
+  struct OneThread {};
+  WorkerScope(const IExclusiveWorker& worker, OneThread);
   ~WorkerScope();
 
   WorkerScope(const WorkerScope&) = delete;
@@ -37,6 +41,11 @@ class WorkerScope {
   // does, asks this when it is made and RunsIn when it is touched.
   static const IExclusiveWorker* InnermostExclusive();
 
+  // Did InnermostExclusive's scope say OneThread? What belongs to such a worker may still be
+  // looked after on this thread when the loop has ended, outside of all works: InNone.
+  static bool InnermostIsOneThread();
+  static bool InNone();
+
   // Makes the scopes of this thread forget `worker`. For the destructor of a worker that may
   // die inside its own work: the next worker may get its address.
   static void Forget(const IWorker& worker);
@@ -44,6 +53,7 @@ class WorkerScope {
  private:
   const IWorker* worker_;
   const IExclusiveWorker* exclusive_;  // the same worker, if it is one
+  const bool is_one_thread_ = false;
   WorkerScope* const outer_;
 };
 

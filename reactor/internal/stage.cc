@@ -22,15 +22,24 @@ using workers::WorkerScope;
 // --- whom it belongs to -------------------------------------------------------------------
 
 Home Home::Here() {
+  if (const workers::IExclusiveWorker* worker = WorkerScope::InnermostExclusive()) {
+    return Home(*worker);
+  }
   Home home;
-  home.worker_ = WorkerScope::InnermostExclusive();
-  if (home.worker_ == nullptr) home.thread_ = workers::internal::CurrentThread();
+  home.thread_ = workers::internal::CurrentThread();
   return home;
 }
 
+Home::Home(const workers::IExclusiveWorker& worker) : worker_(&worker) {
+  if (WorkerScope::InnermostExclusive() == worker_ && WorkerScope::InnermostIsOneThread()) {
+    thread_ = workers::internal::CurrentThread();
+  }
+}
+
 bool Home::IsHere() const {
-  if (worker_ != nullptr) return WorkerScope::RunsIn(*worker_);
-  return thread_ == workers::internal::CurrentThread();
+  if (worker_ == nullptr) return thread_ == workers::internal::CurrentThread();
+  return WorkerScope::RunsIn(*worker_) ||
+         (WorkerScope::InNone() && thread_ == workers::internal::CurrentThread());
 }
 
 std::string Home::ToString() const {

@@ -61,7 +61,7 @@ class Home {
  public:
   // The innermost exclusive worker in whose work the caller is, else the thread.
   static Home Here();
-  explicit Home(const workers::IExclusiveWorker& worker) : worker_(&worker) {}
+  explicit Home(const workers::IExclusiveWorker& worker);
 
   bool IsHere() const;
   // May something of this home wait for something of `other`? What comes from there must come at
@@ -70,14 +70,16 @@ class Home {
   std::string ToString() const;
 
   friend bool operator==(const Home& a, const Home& b) {
-    return a.worker_ == b.worker_ && a.thread_ == b.thread_;
+    return a.worker_ == b.worker_ && (a.worker_ != nullptr || a.thread_ == b.thread_);
   }
 
  private:
   Home() = default;
 
   const workers::IExclusiveWorker* worker_ = nullptr;
-  workers::internal::ThreadId thread_;  // where there is no worker
+  // Where there is no worker; and of a loop's worker its thread, which may look after what is left
+  // when the loop has ended.
+  workers::internal::ThreadId thread_;
 };
 
 // Which sides of a chain have gone, where one of them may be on another thread: bits of Ends.

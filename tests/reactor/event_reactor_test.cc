@@ -317,6 +317,35 @@ TEST(EventReactor, TheLoopAsAWorkerTakesWorkButCannotBeQuit) {
 // --- run and stop -------------------------------------------------------------------------------
 
 // R9: in the original nobody notices until something else ends the sleep.
+TEST(EventReactor, WhatHoldsDeferredsOfTheLoopMayOutliveRun) {
+  auto reactor = *EventReactor::Create();
+  struct {
+    Deferred<int> waits, cancelled;
+    std::optional<Promise<int>> promise;
+  } service;
+  std::string seen;
+  ASSERT_TRUE(reactor
+                  ->CallFromThread([&] {
+                    for (Deferred<int>* one : {&service.waits, &service.cancelled}) {
+                      auto [deferred, promise] = MakeDeferred<int>();
+                      *one = std::move(deferred).AddErrback([&seen](const Failure& failure) {
+                        seen += failure.status().message();
+                        return 0;
+                      });
+                      service.promise = std::move(promise);
+                      if (one == &service.waits) service.promise.reset();
+                    }
+                    reactor->Stop().IgnoreError();
+                  })
+                  .ok());
+  ASSERT_TRUE(reactor->Run().ok());
+  seen.clear();
+  service.cancelled.Cancel();
+  EXPECT_EQ(seen, "the Deferred was cancelled");
+  service.promise.reset();
+  service.waits = {};
+}
+
 TEST(EventReactor, R9_StopFromAnotherThreadWakesTheLoop) {
   auto reactor = New();
   Gate running;

@@ -92,6 +92,22 @@ TEST(WorkerScope, KnowsTheInnermostExclusiveWorker) {
   EXPECT_EQ(WorkerScope::InnermostExclusive(), nullptr);
 }
 
+TEST(WorkerScope, SaysWhetherAllWorksAreOnThisThread) {
+  LockWorker loop, other;
+  EXPECT_TRUE(WorkerScope::InNone());
+  {
+    WorkerScope loop_scope(loop, WorkerScope::OneThread());
+    EXPECT_FALSE(WorkerScope::InNone());
+    EXPECT_TRUE(WorkerScope::RunsIn(loop));
+    EXPECT_EQ(WorkerScope::InnermostExclusive(), &loop);
+    EXPECT_TRUE(WorkerScope::InnermostIsOneThread());
+    WorkerScope inner(other);
+    EXPECT_FALSE(WorkerScope::InnermostIsOneThread());
+  }
+  EXPECT_TRUE(WorkerScope::InNone());
+  EXPECT_FALSE(WorkerScope::InnermostIsOneThread());
+}
+
 // Whatever each worker does to open its scope, it is known as the exclusive one that it is; a
 // Team is none, but the thread of a pool that runs its work is.
 TEST(WorkerScope, EveryExclusiveWorkerSaysThatItIsOne) {
