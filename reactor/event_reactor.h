@@ -140,8 +140,8 @@ class EventReactor final : public IReactorTime,
   absl::StatusOr<DelayedCall> CallLater(absl::Duration delay, workers::Work&& work) override;
 
   // IReactorThreads implementation:
-  absl::Status CallFromThread(workers::Work&& work) override;
-  absl::Status CallInThread(workers::Work&& work) override;
+  [[nodiscard]] absl::Status CallFromThread(workers::Work&& work) override;
+  [[nodiscard]] absl::Status CallInThread(workers::Work&& work) override;
   absl::Status SuggestThreadPoolSize(int max) override;
   absl::StatusOr<workers::ThreadPool*> thread_pool() override;
   bool InReactorThread() const override;

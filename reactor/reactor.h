@@ -34,10 +34,10 @@ class IReactorThreads {
 
   // Runs `work` on the reactor thread, in the order of these calls; never before it returns. Does
   // not wait. Not OK: `work` was left as it was. AlreadyQuit; InvalidArgument: it is empty.
-  virtual absl::Status CallFromThread(workers::Work&& work) = 0;
+  [[nodiscard]] virtual absl::Status CallFromThread(workers::Work&& work) = 0;
 
   // Runs `work` on a thread of the pool. Not OK: as CallFromThread, and as ThreadPool::Do.
-  virtual absl::Status CallInThread(workers::Work&& work) = 0;
+  [[nodiscard]] virtual absl::Status CallInThread(workers::Work&& work) = 0;
 
   // The most threads that the pool may have. InvalidArgument: less than its minimum. AlreadyQuit.
   virtual absl::Status SuggestThreadPoolSize(int max) = 0;

@@ -8,6 +8,7 @@
 #include "reactor/coroutine.h"
 #include "reactor/deferred.h"
 #include "reactor/failure.h"
+#include "reactor/reactor.h"
 #include "workers/internal/sync.h"
 #include "workers/lock_worker.h"
 #include "workers/thread_worker.h"
@@ -86,6 +87,35 @@ class Counter {
  private:
   workers::LockWorker worker_;
   int count_ ABSL_GUARDED_BY(worker_) = 0;
+};
+
+// Data that belongs to a reactor's thread: the loop is a worker.
+class Connections {
+ public:
+  explicit Connections(reactor::IReactorThreads& reactor)
+      : reactor_(reactor), loop_(reactor.worker()) {}
+
+  absl::Status Add() {
+    return reactor_.CallFromThread([this] {
+      AssertDoneBy(*loop_);
+      ++count_;
+    });
+  }
+
+#ifdef MISUSE_data_of_the_reactor_thread_elsewhere  // requires holding mutex 'loop_'
+  int count() const { return count_; }
+#endif
+
+#ifdef MISUSE_a_call_from_a_thread_that_nobody_looks_at  // ignoring return value
+  void Careless() {
+    reactor_.CallFromThread([] {});
+  }
+#endif
+
+ private:
+  reactor::IReactorThreads& reactor_;
+  const std::shared_ptr<IExclusiveWorker> loop_;
+  int count_ ABSL_GUARDED_BY(*loop_) = 0;
 };
 
 // The seam's own lock.
