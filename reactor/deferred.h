@@ -371,7 +371,12 @@ class Source final : public Holder<T> {
     return false;
   }
   Ends* ends() override { return &ends_; }
+  // Lives as long as the canceller, whose captures own it.
+  const AwaitedWork* awaited() const override {
+    return canceller_ == nullptr ? nullptr : awaited_work;
+  }
 
+  const AwaitedWork* awaited_work = nullptr;
   workers::IExclusiveWorker* const told;  // of the Promise's death elsewhere, or null
   bool swallows = false;                  // takes one more firing without a word
 
@@ -384,7 +389,7 @@ class Source final : public Holder<T> {
 template <typename T>
 class Ready final : public Holder<T> {
  public:
-  Ready(Result<T> result, Site site) : Holder<T>(Home::Here(), site) {
+  Ready(Result<T> result, Site site, const Home& home = Home::Here()) : Holder<T>(home, site) {
     this->Set(std::move(result));
   }
   Stage* Receive(Stage&) override { return nullptr; }  // it has no upstream
@@ -438,6 +443,24 @@ struct Access {
   template <typename T>
   static Deferred<T> MakeReady(Result<T> result, Site site = {}) {
     return Deferred<T>(new Ready<T>(std::move(result), site));
+  }
+  // Of the home `home`, as MakeDeferred with one.
+  template <typename T>
+  static Deferred<T> MakeReadyAt(const Home& home, Result<T> result, Site site) {
+    return Deferred<T>(new Ready<T>(std::move(result), site, home));
+  }
+  // Destroys both, unfired. Any thread, as nobody else has either yet.
+  template <typename T>
+  static void Discard(Deferred<T> deferred, Promise<T> promise) {
+    Source<T>* const source = std::exchange(promise.source_, nullptr);
+    deferred.last_ = nullptr;
+    source->Unref();  // the Promise's
+    source->Drop();
+  }
+  // `work` lives as long as the canceller of the pair.
+  template <typename T>
+  static void SetAwaited(const Deferred<T>& deferred, const AwaitedWork* work) {
+    static_cast<Source<T>*>(deferred.last_)->awaited_work = work;
   }
   template <typename T>
   static Promise<T> MakePromise(Source<T>* source) {

@@ -87,6 +87,9 @@ using Ends = workers::internal::Atomic<uint8_t>;
 inline constexpr uint8_t kHandleLeft = 1;   // nothing at home refers to the chain any more
 inline constexpr uint8_t kPromiseLeft = 2;  // the Promise died elsewhere, and left its reference
 
+// A work of another worker, in whose result a source ends (reactor/threads.cc).
+struct AwaitedWork;
+
 // One stage. All of it belongs to its home: the methods are called there, but for Drop.
 class Stage {
  public:
@@ -120,6 +123,9 @@ class Stage {
 
   // A source: the Promise has gone without firing it.
   virtual Ends* ends() { return nullptr; }
+
+  // A source that waits for a work of another worker: that work; else null.
+  virtual const AwaitedWork* awaited() const { return nullptr; }
 
   void Ref() { ++refs; }
   // Reports a failure that dies here.
