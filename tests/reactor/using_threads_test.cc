@@ -1,9 +1,12 @@
 // What Twisted's guide "Using Threads" (old and new edition) shows, told in the same order with
 // this library. (getPage and the long-lived connection are not here.)
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -13,6 +16,7 @@
 #include "reactor/event_reactor.h"
 #include "reactor/threads.h"
 #include "workers/internal/sync.h"
+#include "workers/worker.h"
 
 namespace reactor {
 namespace {
@@ -125,7 +129,8 @@ TEST_F(UsingThreads, BlockingCallFromThread) {
                       .ok());
       return std::move(deferred);
     });
-    EXPECT_EQ(page, "a page");
+    ASSERT_TRUE(page.ok()) << page.status();
+    EXPECT_EQ(*page, "a page");
     absl::StatusOr<std::string> error = reactor::BlockingCallFromThread(
         *reactor_, [] { return Fail<std::string>(absl::NotFoundError("404")); });
     EXPECT_EQ(error.status(), absl::NotFoundError("404"));
