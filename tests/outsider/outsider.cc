@@ -1,7 +1,9 @@
-// A program of another workspace: one thread, three works.
+// A program of another workspace: one thread, three works; and a loop that has a fourth done.
 
 #include <cstdio>
 
+#include "reactor/event_reactor.h"
+#include "reactor/threads.h"
 #include "workers/thread_worker.h"
 
 int main() {
@@ -12,6 +14,17 @@ int main() {
     if (!(*worker)->Do([&sum, i] { sum += i; }).ok()) return 1;
   }
   worker->reset();  // waits
+  auto loop = reactor::EventReactor::Create();
+  if (!loop.ok()) return 1;
+  const auto have_it_done = [&] {
+    reactor::DeferToThread(**loop, [] { return 4; })
+        .AddCallback([&](int result) {
+          sum += result;
+          return (*loop)->Stop();
+        })
+        .Detach();
+  };
+  if (!(*loop)->CallWhenRunning(have_it_done).ok() || !(*loop)->Run().ok()) return 1;
   std::printf("outsider: %d\n", sum);
-  return sum == 6 ? 0 : 1;
+  return sum == 10 ? 0 : 1;
 }
