@@ -94,6 +94,7 @@ SteadyClock::~SteadyClock() {
 }
 
 absl::Duration SteadyClock::Now() const { return internal::SteadyNow(); }
+absl::Duration SteadyClock::CoarseNow() const { return internal::CoarseSteadyNow(); }
 
 absl::Status SteadyClock::RunAt(absl::Duration when, Work&& work) {
   // Held, because the work may destroy this clock as soon as the lock is free.

@@ -20,6 +20,9 @@ class Clock {
 
   virtual absl::Duration Now() const = 0;
 
+  // As Now, or some milliseconds before it where that is cheaper: for statistics.
+  virtual absl::Duration CoarseNow() const { return Now(); }
+
   // Runs `work` at `when`, or soon after; works of the same time run in the order in which
   // they were given. The work must be short: others wait for it. It runs once or is destroyed,
   // unrun, with the clock. Not OK: `work` was left as it was, and the caller still has it.
@@ -44,6 +47,7 @@ class SteadyClock final : public Clock {
 
   // Clock implementation:
   absl::Duration Now() const override;
+  absl::Duration CoarseNow() const override;
   absl::Status RunAt(absl::Duration when, Work&& work) override;
 
  private:

@@ -238,6 +238,9 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   bool IsOwnThread() const;
 
   absl::Duration Now() const { return clock != nullptr ? clock->Now() : internal::SteadyNow(); }
+  absl::Duration CoarseNow() const {
+    return clock != nullptr ? clock->CoarseNow() : internal::CoarseSteadyNow();
+  }
   int64_t Destroy(Job* jobs);
   bool IsForked() const { return fork_count != internal::ForkCount::Get(); }
   absl::Status ForkedError() const {
@@ -389,7 +392,7 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then, Ticket* ticket) {
   std::shared_ptr<Core> self;
   const int soft_limit = one_wake_at_a_time ? AskSoftLimit() : 0;
   for (bool waits = likely_to_wait.load(std::memory_order_relaxed);; waits = true) {
-    const absl::Duration now = waits ? Now() : absl::InfiniteDuration();
+    const absl::Duration now = waits ? CoarseNow() : absl::InfiniteDuration();
     internal::MutexLock lock(desk);
     if (quit) {
       ++published.refused;
@@ -406,7 +409,7 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then, Ticket* ticket) {
     job = NewJob();
     job->number = next_number++;
     job->work = std::move(work);
-    job->then = std::move(then);
+    if (then) job->then = std::move(then);
     job->since = now;
     job->has_ticket = ticket != nullptr;
     Insert(job, backlog == nullptr ? nullptr : backlog_tail);
@@ -1141,11 +1144,13 @@ void Team::Core::RunJob(const RecordPtr& record, Job* job) {
   const auto finish = [&] {
     if (job == nullptr) return;
     here.working = false;
+    const auto counter = completed ? &TeamStatistics::completed : &TeamStatistics::failed;
+    if (!job->then) {
+      Finished(record, std::exchange(job, nullptr), counter, &here, /*in_then=*/false);
+      return;
+    }
     Work then = std::move(job->then);
-    Finished(record, std::exchange(job, nullptr),
-             completed ? &TeamStatistics::completed : &TeamStatistics::failed, &here,
-             /*in_then=*/then != nullptr);
-    if (!then) return;
+    Finished(record, std::exchange(job, nullptr), counter, &here, /*in_then=*/true);
     internal::AtEndOfScope asleep([&] {
       internal::MutexLock lock(desk);
       record->in_then = false;

@@ -227,6 +227,13 @@ inline absl::Duration SteadyNow() {
   return absl::DurationFromTimespec(now);
 }
 
+// As SteadyNow, or some milliseconds before it; several times cheaper.
+inline absl::Duration CoarseSteadyNow() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return absl::DurationFromTimespec(now);
+}
+
 }  // namespace workers::internal
 
 #endif  // WORKERS_INTERNAL_SYNC_H_
