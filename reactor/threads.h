@@ -55,7 +55,7 @@ using CallResult = typename internal::CallOf<F>::Result;
 // What it belongs to. The Deferred's home is `deliver_on`. Any thread may call this; elsewhere than
 // at home the Deferred is only handed there. `deliver_on` lives until the result is delivered or
 // dropped; where it refuses that, the result is destroyed on its own thread, and the Deferred fails
-// with Aborted when it is next cancelled or destroyed.
+// when it is next cancelled (with Cancelled) or destroyed (with Aborted).
 //
 // Failure. What `run_on` refuses is a failed Deferred with that status, f being destroyed by the
 // caller. What it took and drops unrun is Aborted.
@@ -292,7 +292,7 @@ class TypedCall final : public DeferredCall {
       if (thrown.has_value()) outcome.result.emplace(*std::move(thrown));
     }
     if (outcome.inner == nullptr) {
-      result_ = std::move(outcome.result);
+      result_.emplace(*std::move(outcome.result));
       return true;
     }
     if (outcome.inner->fired) {
