@@ -397,7 +397,7 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then, Ticket* ticket) {
       ++published.refused;
       return AlreadyQuitError(name);
     }
-    if (published.backlogged >= limits.max_backlog) {
+    if (published.backlogged - published.idle >= limits.max_backlog) {
       ++published.refused;
       return absl::ResourceExhaustedError(
           absl::StrCat(name, ": the backlog is full, ", limits.max_backlog, " works"));
@@ -780,10 +780,12 @@ void Team::Core::Handle(Event& event) {
     case Event::kShrink:
       Shrink(event.n);
       break;
-    case Event::kFit:
+    case Event::kFit: {
+      const int asked = std::min(std::exchange(least, 0), event.most);
       Shrink(std::max(0, Staying() + to_grow - event.most));
-      least = event.n;
+      least = std::max(asked, event.n);
       break;
+    }
     case Event::kBlocked:
       stalled_since = absl::InfiniteDuration();
       blocked += event.n;
@@ -801,7 +803,10 @@ void Team::Core::Grow(int n) {
 }
 
 void Team::Core::Shrink(int n) {
-  const int of_growth = std::min(n, to_grow);  // not even begun
+  const int of_fit = std::clamp(least - Staying() - to_grow, 0, n);  // not even begun
+  n -= of_fit;
+  least = std::max(0, least - of_fit - n);
+  const int of_growth = std::min(n, to_grow);  // likewise
   to_grow -= of_growth;
   n -= of_growth;
   while (n > 0 && !idle.empty()) {

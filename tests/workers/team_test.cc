@@ -3368,6 +3368,32 @@ TEST_F(TeamInHand, OldestWaitOfAWorkWhoseWorkerWasReleased) {
   End();
 }
 
+// Fit and what comes after it count in their order.
+TEST_F(TeamInHand, AShrinkAfterFitShrinks) {
+  Make(Soft());
+  Coordinate();
+  ASSERT_TRUE(team_->Fit(3, 10).ok());
+  ASSERT_TRUE(team_->Shrink(2).ok());
+  Coordinate();
+  EXPECT_EQ(statistics().live - statistics().ending, 1);
+  End();
+}
+
+// The bound is one of works that wait, and there is somebody for these.
+TEST_F(TeamInHand, AFullBacklogIsNoneThatIdleWorkersAreThereFor) {
+  one_wake_at_a_time_ = true;
+  soft_limit_ = 4;
+  TeamLimits limits = Soft();
+  limits.max_backlog = 1;
+  MakeInline(std::move(limits));
+  ASSERT_TRUE(team_->Grow(4).ok());
+  int taken = 0;
+  for (int i = 0; i < 4; ++i) taken += team_->Do([] {}).ok();
+  EXPECT_EQ(taken, 4);
+  StepToTheEnd();
+  End();
+}
+
 // What a Poke sets going may destroy the team, while the Poke has not returned.
 TEST_F(TeamInHand, AWorkMayDestroyTheTeamWhileThePokeThatLedToItReturns) {
   soft_limit_ = 0;
