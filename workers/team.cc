@@ -159,7 +159,7 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   int AskSoftLimit() const;
   bool MayGrow(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
   bool NeedsNudge(int soft_limit) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(desk);
-  bool TakeBack(Job* job, Work& work, Work& then);
+  bool TakeBack(int64_t number, Work& work, Work& then);
   bool Withdraw(int64_t number);
   bool IsBacklogged(int64_t number) const;
   absl::Status Awaits(const InJob* waiter, int64_t number);
@@ -295,6 +295,8 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
   TeamStatistics published ABSL_GUARDED_BY(desk);
   int waking ABSL_GUARDED_BY(desk) = 0;         // records
   bool may_take ABSL_GUARDED_BY(desk) = false;  // who has finished may take the next job
+  int takers ABSL_GUARDED_BY(desk) = 0;         // idle, or being made and not marked to leave
+  bool release_put_off ABSL_GUARDED_BY(desk) = false;  // until who is being woken has begun
   std::vector<std::unique_ptr<IWorker>> ended_workers ABSL_GUARDED_BY(desk);  // to be joined
 
   // The room: the coordinator's.
@@ -388,7 +390,7 @@ Team::Core::~Core() {
 // The caller has no share of the core: as soon as the desk is free, the work may run, and be the
 // end of all.
 absl::Status Team::Core::Accept(Work&& work, Work&& then, Ticket* ticket) {
-  Job* job;
+  int64_t number;
   std::shared_ptr<Core> self;
   const int soft_limit = one_wake_at_a_time ? AskSoftLimit() : 0;
   for (bool waits = likely_to_wait.load(std::memory_order_relaxed);; waits = true) {
@@ -398,16 +400,16 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then, Ticket* ticket) {
       ++published.refused;
       return AlreadyQuitError(name);
     }
-    if (published.backlogged >= limits.max_backlog) {
+    if (published.backlogged - published.idle >= limits.max_backlog) {
       ++published.refused;
       return absl::ResourceExhaustedError(
           absl::StrCat(name, ": the backlog is full, ", limits.max_backlog, " works"));
     }
-    const bool must_wait = published.idle <= published.backlogged || waking > 0;
+    const bool must_wait = published.idle <= published.backlogged || waking > 0 || !inbox.empty();
     if (must_wait != waits) likely_to_wait.store(must_wait, std::memory_order_relaxed);
     if (must_wait && !waits) continue;  // once more, with the time
-    job = NewJob();
-    job->number = next_number++;
+    Job* const job = NewJob();
+    job->number = number = next_number++;
     job->work = std::move(work);
     if (then) job->then = std::move(then);
     job->since = now;
@@ -422,7 +424,7 @@ absl::Status Team::Core::Accept(Work&& work, Work&& then, Ticket* ticket) {
   }
   bool given_back = false;
   if (!Nudge()) {
-    given_back = TakeBack(job, work, then);
+    given_back = TakeBack(number, work, then);
     WithoutCoordinator();
   }
   Leave();
@@ -441,8 +443,7 @@ int Team::Core::AskSoftLimit() const {
 
 // May the coordinator have one more worker made for the backlog, at once or by and by?
 bool Team::Core::MayGrow(int soft_limit) const {
-  return published.backlogged > published.idle + published.starting &&
-         published.live < limits.hard_limit &&
+  return published.backlogged > takers && published.live < limits.hard_limit &&
          (published.live - published.blocked < soft_limit || limits.growth_per_second > 0);
 }
 
@@ -454,12 +455,13 @@ bool Team::Core::NeedsNudge(int soft_limit) const {
          published.blocked == published.live;
 }
 
-// The coordinator is gone: takes a job that nobody has looked at back.
-bool Team::Core::TakeBack(Job* job, Work& work, Work& then) {
+// The coordinator is gone: takes a job that nobody has looked at back. (By its number: it may have
+// been taken and have ended, and be another's by now.)
+bool Team::Core::TakeBack(int64_t number, Work& work, Work& then) {
   internal::MutexLock lock(desk);
-  Job* at = backlog;
-  while (at != nullptr && at != job) at = at->next;
-  if (at == nullptr) return false;
+  Job* job = backlog;
+  while (job != nullptr && job->number != number) job = job->next;
+  if (job == nullptr) return false;
   Remove(job);
   work = std::move(job->work);
   then = std::move(job->then);
@@ -481,9 +483,9 @@ bool Team::Core::Withdraw(int64_t number) {
     then = std::move(job->then);
     KeepJob(job);
     ++published.withdrawn;
-    if (!quit) return true;
+    if (!quit && (backlog != nullptr || published.blocked < published.live)) return true;
   }
-  Submit({Event::kLook});  // that may have been the last
+  Submit({Event::kLook});  // that may have been the last, or the end of a stall
   return true;
 }
 
@@ -781,10 +783,12 @@ void Team::Core::Handle(Event& event) {
     case Event::kShrink:
       Shrink(event.n);
       break;
-    case Event::kFit:
+    case Event::kFit: {
+      const int asked = std::min(std::exchange(least, 0), event.most);
       Shrink(std::max(0, Staying() + to_grow - event.most));
-      least = event.n;
+      least = std::max(asked, event.n);
       break;
+    }
     case Event::kBlocked:
       stalled_since = absl::InfiniteDuration();
       blocked += event.n;
@@ -802,7 +806,10 @@ void Team::Core::Grow(int n) {
 }
 
 void Team::Core::Shrink(int n) {
-  const int of_growth = std::min(n, to_grow);  // not even begun
+  const int of_fit = std::clamp(least - Staying() - to_grow, 0, n);  // not even begun
+  n -= of_fit;
+  least = std::max(0, least - of_fit - n);
+  const int of_growth = std::min(n, to_grow);  // likewise
   to_grow -= of_growth;
   n -= of_growth;
   while (n > 0 && !idle.empty()) {
@@ -902,7 +909,9 @@ void Team::Core::DecideGrowth(int64_t wanted, absl::Duration now) {
 }
 
 void Team::Core::DecideRelease(absl::Duration now) {
-  if (idle.empty() || backlog != nullptr || Staying() <= limits.min_workers) return;
+  if (idle.empty() || Staying() <= limits.min_workers) return;
+  release_put_off = backlog != nullptr;
+  if (release_put_off) return;
   while (!idle.empty() && Staying() > limits.min_workers &&
          idle.front()->idle_since + limits.idle_timeout <= now) {
     Retire(std::move(idle.front()));
@@ -933,7 +942,9 @@ void Team::Core::DecideStall(absl::Duration now) {
 void Team::Core::DecideEnd() {
   if (backlog != nullptr) {
     // Somebody is there, or will be, who performs it; or nobody is and nobody can be made.
-    if (Live() > 0 || (next_growth != absl::InfiniteDuration() && !hold_creation)) return;
+    const bool will_grow =
+        next_growth != absl::InfiniteDuration() && !hold_creation && !hold_arming;
+    if (Live() > 0 || will_grow) return;
     decided.push_back({Effect::kDrop, nullptr, TakeBacklog()});
   }
   for (RecordPtr& record : idle) Retire(std::move(record));
@@ -952,6 +963,7 @@ void Team::Core::Publish() {
   published.blocked = blocked;
   published.workers_created = created;
   published.creation_failures = failures;
+  takers = published.idle + starting - marked_starting;
   may_take = one_wake_at_a_time && marked_busy == 0 && !hold_arming &&
              next_growth == absl::InfiniteDuration();
 }
@@ -1028,6 +1040,7 @@ void Team::Core::GiveJob(RecordPtr record, Job* job) {
   if (status.ok()) return;
   record->job = nullptr;  // so that `run` drops nothing
   // The worker has quit on its own. The job goes back to its place in the backlog.
+  if (job->since == absl::InfiniteDuration()) job->since = Now();
   {
     internal::MutexLock lock(desk);
     NoLongerWaking(*record);
@@ -1110,13 +1123,15 @@ void Team::Core::Terminate() {
 
 // --- on the workers -------------------------------------------------------------------------
 
-// The worker is awake. If there is more, the next one is woken.
+// The worker is awake. If there is more, the next one is woken. (What was there for those that are
+// idle may be gone past the coordinator: then it looks whether they are to be released.)
 void Team::Core::Begun(Record& record) {
   bool more;
   {
     internal::MutexLock lock(desk);
     NoLongerWaking(record);
-    more = one_wake_at_a_time && backlog != nullptr && published.idle > 0 && waking == 0;
+    more = one_wake_at_a_time && (backlog != nullptr || release_put_off) && published.idle > 0 &&
+           waking == 0;
   }
   if (more) Submit({Event::kLook});
 }
@@ -1343,8 +1358,16 @@ absl::Status Team::Quit() {
   return core->Quit();
 }
 
-absl::Status Team::Grow(int n) { return core_->Resize({Core::Event::kGrow, n}); }
-absl::Status Team::Shrink(int n) { return core_->Resize({Core::Event::kShrink, n}); }
+absl::Status Team::Grow(int n) {
+  const std::shared_ptr<Core> core = core_;
+  return core->Resize({Core::Event::kGrow, n});
+}
+
+absl::Status Team::Shrink(int n) {
+  const std::shared_ptr<Core> core = core_;
+  return core->Resize({Core::Event::kShrink, n});
+}
+
 absl::Status Team::Shrink() { return Shrink(std::numeric_limits<int>::max()); }
 
 absl::Status Team::Fit(int least, int most) {
@@ -1352,11 +1375,14 @@ absl::Status Team::Fit(int least, int most) {
     return absl::InvalidArgumentError(
         absl::StrCat(core_->name, ": at least ", least, " and at most ", most, " workers"));
   }
-  return core_->Resize({Core::Event::kFit, least, nullptr, nullptr, most});
+  const std::shared_ptr<Core> core = core_;
+  return core->Resize({Core::Event::kFit, least, nullptr, nullptr, most});
 }
 
 void Team::Poke() {
-  if (!core_->IsForked()) core_->Submit({Core::Event::kLook});
+  if (core_->IsForked()) return;
+  const std::shared_ptr<Core> core = core_;  // what it sets going may destroy this team
+  core->Submit({Core::Event::kLook});
 }
 
 int64_t Team::QuitNow() {

@@ -149,10 +149,13 @@ absl::Status ThreadPool::StartAWorker() {
   }
   // (Not one more, whatever is there: work that comes meanwhile may have one made too.)
   absl::Status status = team_->Fit(wanted, most);
+  bool resized;
   {
     internal::MutexLock lock(shared_->mutex);
     if (--shared_->starters == 0) shared_->promised = 0;
+    resized = shared_->max != most;
   }
+  if (resized) FitTeam().IgnoreError();  // it may have come to the team before us
   return status;
 }
 

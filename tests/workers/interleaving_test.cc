@@ -653,6 +653,14 @@ TEST(Interleaving, P12_ThereAreNoMoreThreadsThanTheMaximumWhereWorkComesWhileOne
       });
 }
 
+// Whoever starts a thread while the maximum falls does not go beyond it.
+TEST(Interleaving, P12_AThreadIsStartedWhileTheMaximumFalls) {
+  EachScheduleOfAPool(
+      2, 4, StartPool, [](PoolScene& scene) { scene.pool->StartAWorker().IgnoreError(); },
+      [](PoolScene& scene) { EXPECT_TRUE(scene.pool->AdjustPoolSize(1, 1).ok()); },
+      [](PoolScene& scene) { EXPECT_EQ(scene.pool->workers(), 1); });
+}
+
 // P1, P10: a call meets Stop in another thread: it is refused, or it runs and is answered.
 TEST(Interleaving, P10_ACallAgainstStopRunsOrIsRefused) {
   std::atomic<int> taken = 0;

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -3176,6 +3177,259 @@ TEST(Sparing, AWorkerInAThenDoesNotKeepOthersAsleep) {
   ASSERT_TRUE(pool->Do([&] { done.Open(); }).ok());  // to the other
   done.Wait();
   release.Open();
+}
+
+// --- review ---------------------------------------------------------------------------------
+
+// A coordinator of which a test decides what it does.
+class CoordinatorInHand final : public IExclusiveWorker {
+ public:
+  explicit CoordinatorInHand(std::function<absl::Status(Work&&)> f) : do_(std::move(f)) {}
+  absl::Status Do(Work&& work) override { return do_(std::move(work)); }
+  absl::Status Quit() override { return absl::OkStatus(); }
+
+ private:
+  const std::function<absl::Status(Work&&)> do_;
+};
+
+// The work that its Do takes back is its own, also where another has got its place meanwhile.
+TEST_F(TeamInHand, ADoWhoseCoordinatorIsGoneTakesBackItsOwnWork) {
+  one_wake_at_a_time_ = true;
+  LockWorker lock;
+  std::atomic<int> nudges_when_gone = -1;  // not gone
+  Gate second_taken, first_back;
+  std::thread worker;
+  absl::Status second;
+  MakeWith(std::make_unique<CoordinatorInHand>([&](Work&& nudge) -> absl::Status {
+             if (nudges_when_gone < 0) return lock.Do(std::move(nudge));
+             const int nth = ++nudges_when_gone;
+             if (nth == 1) {  // in the first Do: its work is taken past us, and ends
+               soft_limit_ = 1;
+               worker = std::thread([this] { EXPECT_EQ((*workers_[0])(), Performed::kRan); });
+               second_taken.Wait();
+             } else if (nth == 2) {  // where the worker has finished
+               second = team_->Do(Logging("second"));
+               second_taken.Open();
+               first_back.Wait();
+             }
+             return AlreadyQuitError("coordinator");
+           }),
+           Soft(), &clock_);
+  Give("busy");
+  soft_limit_ = 2;  // so that Do asks the coordinator
+  nudges_when_gone = 0;
+  Work first = Logging("first");
+  EXPECT_TRUE(team_->Do(std::move(first)).ok());  // it has run
+  EXPECT_TRUE(second.ok());
+  first_back.Open();
+  worker.join();
+  EXPECT_THAT(log_, testing::ElementsAre("busy", "first"));
+  EXPECT_EQ(statistics().accepted, 3);
+  EXPECT_EQ(statistics().completed, 2);
+  EXPECT_EQ(statistics().dropped, 1);
+  End();
+}
+
+// An idle worker is released in time, although what it was kept for is gone past the coordinator.
+TEST_F(TeamInHand, AnIdleWorkerIsReleasedInTimeWhereTheWorkItWasKeptForWasTaken) {
+  one_wake_at_a_time_ = true;
+  soft_limit_ = 3;
+  TeamLimits limits = Soft();
+  limits.idle_timeout = absl::Seconds(10);
+  MakeInline(std::move(limits));
+  ASSERT_TRUE(team_->Grow(3).ok());
+  int idle_then = -1, idle_later = -1, live_later = -1;
+  ASSERT_TRUE(team_
+                  ->Do([&] {
+                    // Worker 2 is awake, 0 and 1 are idle.
+                    ASSERT_TRUE(team_
+                                    ->Do([&] {  // for worker 1: it begins an hour later
+                                      clock_.Advance(absl::Hours(1));
+                                      idle_later = statistics().idle;
+                                      live_later = statistics().live;
+                                    })
+                                    .ok());
+                    ASSERT_EQ(queued(1), 1u);
+                    ASSERT_TRUE(team_
+                                    ->Do([&] {  // taken by worker 2
+                                      idle_then = statistics().idle;
+                                      EXPECT_EQ((*workers_[1])(), Performed::kRan);
+                                    })
+                                    .ok());
+                    EXPECT_EQ(statistics().backlogged, 1);
+                    clock_.Advance(absl::Seconds(11));  // the release of worker 0 is put off
+                    EXPECT_EQ(statistics().idle, 1);
+                  })
+                  .ok());
+  EXPECT_EQ((*workers_[2])(), Performed::kRan);
+  EXPECT_EQ(idle_then, 1);
+  EXPECT_EQ(idle_later, 0);
+  EXPECT_EQ(live_later, 3);  // worker 0 is ending
+  End();
+}
+
+TEST_F(TeamInHand, AnIdleWorkerIsReleasedInTimeWhereTheWorkItWasKeptForWasWithdrawn) {
+  one_wake_at_a_time_ = true;
+  soft_limit_ = 2;
+  TeamLimits limits = Soft();
+  limits.idle_timeout = absl::Seconds(10);
+  MakeInline(std::move(limits));
+  ASSERT_TRUE(team_->Grow(2).ok());
+  int idle_later = -1;
+  ASSERT_TRUE(team_
+                  ->Do([&] {
+                    clock_.Advance(absl::Hours(1));
+                    idle_later = statistics().idle;
+                  })
+                  .ok());
+  auto ticket = team_->Enqueue(Logging("withdrawn"));
+  ASSERT_TRUE(ticket.ok());
+  clock_.Advance(absl::Seconds(11));  // the release of worker 0 is put off
+  EXPECT_TRUE(ticket->Withdraw());
+  EXPECT_EQ((*workers_[1])(), Performed::kRan);
+  EXPECT_EQ(idle_later, 0);
+  End();
+}
+
+// A clock that takes nothing.
+class DeafClock final : public Clock {
+ public:
+  absl::Duration Now() const override { return absl::ZeroDuration(); }
+  absl::Status RunAt(absl::Duration, Work&&) override { return absl::UnavailableError("deaf"); }
+};
+
+// What only the time could bring does not come where the clock refuses: Quit has an end.
+TEST_F(TeamInHand, QuitEndsWhereGrowthWaitsForAClockThatRefuses) {
+  DeafClock clock;
+  soft_limit_ = 0;
+  TeamLimits limits = Soft();
+  limits.growth_per_second = 1;
+  MakeWith(std::make_unique<LockWorker>(), std::move(limits), &clock);
+  Give("never");
+  ASSERT_TRUE(team_->Quit().ok());
+  EXPECT_TRUE(team_->Join(absl::ZeroDuration()).ok());
+  EXPECT_EQ(statistics().dropped, 1);
+  if (team_->statistics().dropped == 0) team_->QuitNow();
+  End();
+}
+
+// The stall that is told of is that of the work that waits now.
+TEST_F(TeamInHand, AWithdrawnWorkEndsAStall) {
+  soft_limit_ = 1;
+  TeamLimits limits = Soft();
+  limits.hard_limit = 1;
+  limits.stall_warning = absl::Seconds(10);
+  MakeInline(std::move(limits));
+  ASSERT_TRUE(team_
+                  ->Do([&] {
+                    BlockingScope scope;
+                    auto ticket = team_->Enqueue(Logging("withdrawn"));
+                    clock_.Advance(absl::Seconds(5));
+                    EXPECT_TRUE(ticket->Withdraw());
+                    clock_.Advance(absl::Seconds(4));
+                    Give("waits");
+                    clock_.Advance(absl::Seconds(1));
+                    EXPECT_EQ(errors_.size(), 0u);
+                    clock_.Advance(absl::Seconds(9));
+                    EXPECT_EQ(errors_.size(), 1u);
+                  })
+                  .ok());
+  StepToTheEnd();
+  End();
+}
+
+// A worker that is to leave as soon as it is made is none that work can wait for.
+TEST_F(TeamInHand, WorkDoesNotWaitForAWorkerThatIsMadeAndMarked) {
+  one_wake_at_a_time_ = true;
+  soft_limit_ = 3;
+  bool shrunk = false;
+  int made_for_it = 0;
+  create_ = [&]() -> Made {
+    if (made() == 1 && !shrunk) {
+      shrunk = true;
+      EXPECT_TRUE(team_->Shrink(2).ok());  // the busy one and the one that is being made
+      EXPECT_EQ(statistics().starting, 1);
+      Give("waits");
+      made_for_it = statistics().starting;
+    }
+    return CreateMemory();
+  };
+  MakeInline(Soft());
+  Give("busy");
+  ASSERT_TRUE(team_->Grow(1).ok());
+  EXPECT_EQ(made_for_it, 2);
+  StepToTheEnd();
+  End();
+}
+
+// How long a work has waited is known also where an idle worker seemed to be there for it.
+TEST_F(TeamInHand, OldestWaitOfAWorkWhoseWorkerWasReleased) {
+  one_wake_at_a_time_ = true;
+  create_ = [this] { return CreateUpTo(1); };
+  Make(Soft());
+  Coordinate();
+  ASSERT_TRUE(team_->Grow(1).ok());
+  Coordinate();
+  ASSERT_EQ(statistics().idle, 1);
+  ASSERT_TRUE(team_->Shrink(1).ok());
+  Give("waits");
+  Coordinate();
+  EXPECT_EQ(statistics().backlogged, 1);
+  clock_.Advance(absl::Seconds(7));
+  EXPECT_EQ(statistics().oldest_wait, absl::Seconds(7));
+  End();
+}
+
+// Fit and what comes after it count in their order.
+TEST_F(TeamInHand, AShrinkAfterFitShrinks) {
+  Make(Soft());
+  Coordinate();
+  ASSERT_TRUE(team_->Fit(3, 10).ok());
+  ASSERT_TRUE(team_->Shrink(2).ok());
+  Coordinate();
+  EXPECT_EQ(statistics().live - statistics().ending, 1);
+  End();
+}
+
+// The bound is one of works that wait, and there is somebody for these.
+TEST_F(TeamInHand, AFullBacklogIsNoneThatIdleWorkersAreThereFor) {
+  one_wake_at_a_time_ = true;
+  soft_limit_ = 4;
+  TeamLimits limits = Soft();
+  limits.max_backlog = 1;
+  MakeInline(std::move(limits));
+  ASSERT_TRUE(team_->Grow(4).ok());
+  int taken = 0;
+  for (int i = 0; i < 4; ++i) taken += team_->Do([] {}).ok();
+  EXPECT_EQ(taken, 4);
+  StepToTheEnd();
+  End();
+}
+
+// What a Poke sets going may destroy the team, while the Poke has not returned.
+TEST_F(TeamInHand, AWorkMayDestroyTheTeamWhileThePokeThatLedToItReturns) {
+  soft_limit_ = 0;
+  bool poked = false;
+  auto lock = std::make_shared<LockWorker>();
+  MakeWith(std::make_unique<CoordinatorInHand>([this, lock, &poked](Work&& nudge) -> absl::Status {
+             const std::shared_ptr<LockWorker> held = lock;
+             const absl::Status status = held->Do(std::move(nudge));
+             if (std::exchange(poked, false)) {
+               std::thread([this] {  // another visit carries out what was decided
+                 team_->Poke();
+                 while ((*workers_[0])() == Performed::kRan) {
+                 }
+               })
+                   .join();
+             }
+             return status;
+           }),
+           Soft(), nullptr);
+  ASSERT_TRUE(team_->Do([this] { team_ = nullptr; }).ok());
+  soft_limit_ = 1;
+  poked = true;
+  team_->Poke();
+  EXPECT_EQ(team_, nullptr);
 }
 
 }  // namespace
