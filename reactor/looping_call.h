@@ -86,7 +86,7 @@ class LoopingCall {
 template <typename F>
 LoopingCall::Call LoopingCall::MakeCall(F f) {
   return [f = std::move(f)](int64_t count) mutable -> Deferred<void> {
-    auto made = MaybeDeferred([&f, count] {
+    auto made = MaybeDeferred([&] {
       if constexpr (std::is_invocable_v<F&, int64_t>) {
         return std::invoke(f, count);
       } else {

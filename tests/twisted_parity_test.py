@@ -10,7 +10,7 @@ DEFINED = re.compile(r"^\s*(?:TEST|TEST_F|TEST_P)\(\s*(\w+),\s*(\w+)\)", re.M)
 
 tests = pathlib.Path("tests")
 defined = set()
-for root in [tests, pathlib.Path("workers/testing")]:
+for root in [tests, pathlib.Path("workers/testing"), pathlib.Path("reactor/testing")]:
     for path in root.rglob("*.cc"):
         defined.update(DEFINED.findall(path.read_text()))
 

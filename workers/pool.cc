@@ -46,11 +46,15 @@ absl::StatusOr<std::unique_ptr<Team>> MakePool(PoolOptions options) {
   team.name = options.name;
   team.coordinator = std::make_unique<LockWorker>(LockWorkerOptions{
       .name = absl::StrCat(options.name, "-coordinator"), .on_error = options.on_error});
-  team.create_worker = [threads] { return threads->Make(); };
+  team.one_wake_at_a_time = !options.create_worker;
+  if (options.create_worker) {
+    team.create_worker = [threads, create = std::move(options.create_worker)] { return create(); };
+  } else {
+    team.create_worker = [threads] { return threads->Make(); };
+  }
   team.limits = std::move(options.limits);
   team.on_error = std::move(options.on_error);
   team.clock = options.clock;
-  team.one_wake_at_a_time = true;
   return Team::Create(std::move(team));
 }
 

@@ -96,17 +96,6 @@ TriggerId Trigger(EventReactor& reactor, EventPhase phase, SystemEvent event,
 
 // --- calls from threads -------------------------------------------------------------------------
 
-TEST(EventReactor, CallsAreNotRunBeforeRunAndThenInTheirOrder) {
-  auto reactor = New();
-  std::vector<int> order;
-  for (int i = 0; i < 1000; ++i) Call(*reactor, [&order, i] { order.push_back(i); });
-  Call(*reactor, [&] { Stop(*reactor); });
-  EXPECT_THAT(order, IsEmpty());
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(order.size(), 1000u);
-  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
-}
-
 TEST(EventReactor, CallsRunInTheThreadOfRunInsideAWorkOfTheLoop) {
   auto reactor = New();
   EXPECT_FALSE(reactor->InReactorThread());
@@ -145,20 +134,6 @@ TEST(EventReactor, ACallFromAnotherThreadWakesTheLoop) {
   });
   RunToTheEnd(*reactor);
   other.join();
-}
-
-TEST(EventReactor, ACallFromADelayedCallRunsInTheNextTurn) {
-  auto reactor = New();
-  bool ran = false;
-  Later(*reactor, absl::ZeroDuration(), [&] {
-    Call(*reactor, [&] {
-      ran = true;
-      Stop(*reactor);
-    });
-    EXPECT_FALSE(ran);
-  });
-  RunToTheEnd(*reactor);
-  EXPECT_TRUE(ran);
 }
 
 // The original loops for ever, or starves the rest.
@@ -218,51 +193,6 @@ TEST(EventReactor, R6_CallsWhileTheLoopIsAwakeWakeItAtMostOnce) {
   EXPECT_EQ(reactor->statistics().calls, 20'002);
 }
 
-TEST(EventReactor, AThrowingCallIsReportedAndTheNextRuns) {
-  Reports reports;
-  auto reactor = New({.on_error = reports.handler()});
-  Call(*reactor, [] { throw std::runtime_error("boom"); });
-  Later(*reactor, absl::ZeroDuration(), [] { throw std::runtime_error("bang"); });
-  Later(*reactor, absl::ZeroDuration(), [&] { Stop(*reactor); });
-  RunToTheEnd(*reactor);
-  EXPECT_THAT(reports.all(), testing::UnorderedElementsAre("std::runtime_error: boom",
-                                                           "std::runtime_error: bang"));
-}
-
-// R2, R4: in the original they are queued for ever.
-TEST(EventReactor, R4_AfterRunEveryEntryPointIsAlreadyQuit) {
-  auto reactor = New();
-  Call(*reactor, [&] { Stop(*reactor); });
-  RunToTheEnd(*reactor);
-  Work work = [] { FAIL(); };
-  EXPECT_TRUE(IsAlreadyQuit(reactor->CallFromThread(std::move(work))));
-  EXPECT_TRUE(work != nullptr);
-  EXPECT_TRUE(IsAlreadyQuit(reactor->CallInThread(std::move(work))));
-  EXPECT_TRUE(work != nullptr);
-  EXPECT_TRUE(IsAlreadyQuit(reactor->CallLater(absl::Seconds(1), std::move(work)).status()));
-  EXPECT_TRUE(work != nullptr);
-  EXPECT_TRUE(IsAlreadyQuit(reactor->SuggestThreadPoolSize(3)));
-  EXPECT_TRUE(IsAlreadyQuit(reactor->thread_pool().status()));
-  EXPECT_TRUE(IsAlreadyQuit(reactor->WatchEnd([] {}).status()));
-  EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
-}
-
-TEST(EventReactor, ClosingTheQueueIsTheLastActOfRun) {
-  auto reactor = New();
-  bool ran = false;
-  absl::Status late;
-  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, [&] {
-    Call(*reactor, [&] {
-      ran = true;
-      late = reactor->CallFromThread([] { FAIL(); });
-    });
-  });
-  Call(*reactor, [&] { Stop(*reactor); });
-  RunToTheEnd(*reactor);
-  EXPECT_TRUE(ran);
-  EXPECT_TRUE(IsAlreadyQuit(late)) << late;
-}
-
 TEST(EventReactor, WhatIsTakenWhileItStopsRunsAndWhatIsRefusedDoesNot) {
   for (int round = 0; round < 20; ++round) {
     auto reactor = New();
@@ -303,15 +233,6 @@ TEST(EventReactor, DestroyedWithoutARunItDropsCountsAndReports) {
   EXPECT_FALSE(trigger.Trigger());
   EXPECT_FALSE(call.active());
   EXPECT_TRUE(absl::IsFailedPrecondition(call.Cancel()));
-}
-
-TEST(EventReactor, TheLoopAsAWorkerTakesWorkButCannotBeQuit) {
-  auto reactor = New();
-  const auto loop = reactor->worker();
-  EXPECT_TRUE(absl::IsInvalidArgument(loop->Do(nullptr)));
-  EXPECT_TRUE(absl::IsFailedPrecondition(loop->Quit()));
-  ASSERT_TRUE(loop->Do([&] { Stop(*reactor); }).ok());
-  RunToTheEnd(*reactor);
 }
 
 // --- run and stop -------------------------------------------------------------------------------
@@ -356,30 +277,6 @@ TEST(EventReactor, R9_StopFromAnotherThreadWakesTheLoop) {
   });
   RunToTheEnd(*reactor);
   other.join();
-}
-
-TEST(EventReactor, StopWhenItDoesNotRunOrWasStoppedIsAnError) {
-  auto reactor = New();
-  EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
-  Call(*reactor, [&] {
-    Stop(*reactor);
-    EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
-  });
-  Trigger(*reactor, EventPhase::kDuring, SystemEvent::kShutdown,
-          [&] { EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop())); });
-  RunToTheEnd(*reactor);
-  EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
-}
-
-// R10: in the original a turn inside a turn runs the same call again and again.
-TEST(EventReactor, R10_RunInsideRunAndInAnotherThreadIsAnError) {
-  auto reactor = New();
-  Call(*reactor, [&] {
-    EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Run()));
-    std::thread([&] { EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Run())); }).join();
-    Stop(*reactor);
-  });
-  RunToTheEnd(*reactor);
 }
 
 TEST(EventReactor, RunsAgainAfterItReturned) {
@@ -470,21 +367,6 @@ TEST(EventReactor, WrongOptionsAndNoDescriptorLeftAreErrors) {
 
 // --- time ---------------------------------------------------------------------------------------
 
-TEST(EventReactor, TimersRunInTheirOrderAndNotBeforeTheirTime) {
-  auto reactor = New();
-  std::string order;
-  const absl::Duration begin = reactor->Now();
-  Later(*reactor, absl::Milliseconds(3), [&] { order += '3'; });
-  Later(*reactor, absl::Milliseconds(1), [&] { order += '1'; });
-  Later(*reactor, absl::Milliseconds(2), [&] { order += '2'; });
-  Later(*reactor, absl::Milliseconds(4), [&] {
-    EXPECT_GE(reactor->Now() - begin, absl::Milliseconds(4));
-    Stop(*reactor);
-  });
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(order, "123");
-}
-
 // The sleep is as long as the first timer says, whatever was moved or cancelled meanwhile: the
 // far timer would hold it up for hours.
 TEST(EventReactor, TheSleepFollowsResetDelayAndCancel) {
@@ -514,123 +396,7 @@ TEST(EventReactor, ATimerOfAnotherThreadsCallIsNotSleptOver) {
   other.join();
 }
 
-TEST(EventReactor, WrongDelaysAreInvalid) {
-  auto reactor = New();
-  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallLater(-absl::Seconds(1), [] {}).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallLater(absl::Seconds(1), nullptr).status()));
-}
-
 // --- events and triggers ------------------------------------------------------------------------
-
-TEST(EventReactor, TriggersRunByPhaseInTheirOrderAndRunningFollows) {
-  auto reactor = New();
-  std::vector<std::string> log;
-  const auto note = [&](std::string name) {
-    return [&log, &reactor, name] { log.push_back(name + (reactor->running() ? " running" : "")); };
-  };
-  for (const char* n : {"1", "2"}) {
-    const std::string number = n;
-    Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, note("after shutdown " + number));
-    Trigger(*reactor, EventPhase::kDuring, SystemEvent::kShutdown,
-            note("during shutdown " + number));
-    Trigger(*reactor, EventPhase::kBefore, SystemEvent::kShutdown,
-            note("before shutdown " + number));
-    Trigger(*reactor, EventPhase::kAfter, SystemEvent::kStartup, note("after startup " + number));
-    Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, note("during startup " + number));
-    Trigger(*reactor, EventPhase::kBefore, SystemEvent::kStartup, note("before startup " + number));
-  }
-  Call(*reactor, [&] {
-    Stop(*reactor);
-    log.push_back("stop");  // triggers do not run inside Stop
-  });
-  RunToTheEnd(*reactor);
-  EXPECT_THAT(log, ElementsAre("before startup 1", "before startup 2", "during startup 1 running",
-                               "during startup 2 running", "after startup 1 running",
-                               "after startup 2 running", "stop", "before shutdown 1 running",
-                               "before shutdown 2 running", "during shutdown 1",
-                               "during shutdown 2", "after shutdown 1", "after shutdown 2"));
-}
-
-TEST(EventReactor, TriggersRunOnce) {
-  auto reactor = New();
-  int runs = 0;
-  Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [&] { ++runs; });
-  for (int i = 0; i < 2; ++i) {
-    ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
-    RunToTheEnd(*reactor);
-  }
-  EXPECT_EQ(runs, 1);
-}
-
-TEST(EventReactor, ARemovedTriggerDoesNotRunAlsoWhenAnotherRemovesIt) {
-  auto reactor = New();
-  const TriggerId a = Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [] { FAIL(); });
-  TriggerId c = 0;
-  const TriggerId b = Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [&] {
-    EXPECT_TRUE(reactor->RemoveSystemEventTrigger(c).ok());
-    EXPECT_TRUE(absl::IsNotFound(reactor->RemoveSystemEventTrigger(b)));  // it runs
-  });
-  c = Trigger(*reactor, EventPhase::kDuring, SystemEvent::kStartup, [] { FAIL(); });
-  EXPECT_TRUE(reactor->RemoveSystemEventTrigger(a).ok());
-  EXPECT_TRUE(absl::IsNotFound(reactor->RemoveSystemEventTrigger(a)));
-  EXPECT_TRUE(absl::IsNotFound(reactor->RemoveSystemEventTrigger(12345)));
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      reactor->AddSystemEventTrigger(EventPhase::kDuring, SystemEvent::kStartup, {}).status()));
-  ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
-  RunToTheEnd(*reactor);
-}
-
-TEST(EventReactor, AFailingTriggerIsReportedAndTheOthersRun) {
-  Reports reports;
-  auto reactor = New({.on_error = reports.handler()});
-  std::string log;
-  for (EventPhase phase : {EventPhase::kBefore, EventPhase::kDuring, EventPhase::kAfter}) {
-    ASSERT_TRUE(
-        reactor
-            ->AddSystemEventTrigger(phase, SystemEvent::kShutdown,
-                                    []() -> Deferred<void> { throw std::runtime_error("thrown"); })
-            .ok());
-    ASSERT_TRUE(
-        reactor
-            ->AddSystemEventTrigger(phase, SystemEvent::kShutdown,
-                                    [] { return Fail<void>(absl::InternalError("returned")); })
-            .ok());
-    Trigger(*reactor, phase, SystemEvent::kShutdown, [&] { log += 'x'; });
-  }
-  ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(log, "xxx");
-  EXPECT_THAT(reports.all(),
-              ElementsAre("std::runtime_error: thrown", "returned", "std::runtime_error: thrown",
-                          "returned", "std::runtime_error: thrown", "returned"));
-}
-
-// For startup and shutdown alike: `during` waits for what `before` returned, and the loop turns.
-TEST(EventReactor, DuringWaitsForTheDeferredsOfBefore) {
-  for (SystemEvent event : {SystemEvent::kStartup, SystemEvent::kShutdown}) {
-    auto reactor = New();
-    std::vector<std::string> log;
-    for (int i = 1; i <= 2; ++i) {
-      ASSERT_TRUE(reactor
-                      ->AddSystemEventTrigger(EventPhase::kBefore, event,
-                                              [&, i] {
-                                                auto [deferred, promise] = MakeDeferred<void>();
-                                                Later(
-                                                    *reactor, absl::Milliseconds(i),
-                                                    [&log, promise = std::move(promise)]() mutable {
-                                                      log.push_back("fired");
-                                                      EXPECT_TRUE(promise.Callback().ok());
-                                                    });
-                                                return std::move(deferred);
-                                              })
-                      .ok());
-    }
-    Trigger(*reactor, EventPhase::kDuring, event, [&] { log.push_back("during"); });
-    ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
-    RunToTheEnd(*reactor);
-    EXPECT_THAT(log, ElementsAre("fired", "fired", "during"));
-  }
-}
 
 // R8: in the original a Deferred that never fires blocks the shutdown for ever.
 TEST(EventReactor, R8_APhaseHasATimeout) {
@@ -658,64 +424,6 @@ TEST(EventReactor, R8_APhaseHasATimeout) {
     EXPECT_TRUE(ended);
     EXPECT_THAT(reports.all(), ElementsAre(HasSubstr("1 Deferreds of triggers before")));
   }
-}
-
-TEST(EventReactor, StopEndsTheWaitOfAStartup) {
-  auto reactor = New();
-  Promise<void> never;
-  ASSERT_TRUE(reactor
-                  ->AddSystemEventTrigger(EventPhase::kBefore, SystemEvent::kStartup,
-                                          [&] {
-                                            auto [deferred, promise] = MakeDeferred<void>();
-                                            never = std::move(promise);
-                                            Call(*reactor, [&] { Stop(*reactor); });
-                                            return std::move(deferred);
-                                          })
-                  .ok());
-  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown,
-          [&] { never.Callback().IgnoreError(); });
-  RunToTheEnd(*reactor);
-}
-
-TEST(EventReactor, CallWhenRunningRunsInOrderAfterTheStartupAndAtOnceWhileItRuns) {
-  auto reactor = New();
-  std::string log;
-  ASSERT_TRUE(reactor->CallWhenRunning([&] { log += 'a'; }).ok());
-  ASSERT_TRUE(reactor
-                  ->CallWhenRunning([&] {
-                    log += 'b';
-                    EXPECT_TRUE(
-                        reactor->CallWhenRunning([&] { log += 'd'; }).ok());  // the startup goes on
-                  })
-                  .ok());
-  ASSERT_TRUE(reactor->CallWhenRunning([&] { log += 'c'; }).ok());
-  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallWhenRunning(nullptr)));
-  Call(*reactor, [&] {
-    EXPECT_TRUE(reactor->CallWhenRunning([&] { log += 'e'; }).ok());
-    log += 'f';
-    Stop(*reactor);
-  });
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(log, "abcdef");
-}
-
-TEST(EventReactor, DeferredsOfTheLoopAreAtHomeInAllThatRunsThere) {
-  auto reactor = New();
-  Promise<int> promise;
-  int result = 0;
-  Call(*reactor, [&] {
-    auto [deferred, its_promise] = MakeDeferred<int>();
-    promise = std::move(its_promise);
-    std::move(deferred)
-        .AddCallback([&](int value) {
-          result = value;
-          Stop(*reactor);
-        })
-        .Detach();
-    Later(*reactor, absl::ZeroDuration(), [&] { EXPECT_TRUE(promise.Callback(7).ok()); });
-  });
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(result, 7);
 }
 
 // --- the pool -----------------------------------------------------------------------------------
@@ -887,22 +595,6 @@ TEST(EventReactor, APoolThatIsStuckIsReportedAndLeft) {
   release.Open();
   factory.Finish();
   EXPECT_EQ(factory.started(), factory.joined());
-}
-
-TEST(EventReactor, WatchersOfTheEndAreCalledOnceUnlessTheyAreGone) {
-  auto reactor = New();
-  int called = 0;
-  int gone = 0;
-  ASSERT_TRUE(reactor->WatchEnd([&] { ++called; }).ok());
-  const auto id = reactor->WatchEnd([&] { ++gone; });
-  ASSERT_TRUE(id.ok());
-  reactor->UnwatchEnd(*id);
-  reactor->UnwatchEnd(*id);
-  ASSERT_TRUE(reactor->CallWhenRunning([&] { Stop(*reactor); }).ok());
-  Trigger(*reactor, EventPhase::kBefore, SystemEvent::kShutdown, [&] { EXPECT_EQ(called, 0); });
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(called, 1);
-  EXPECT_EQ(gone, 0);
 }
 
 // --- signals ------------------------------------------------------------------------------------
@@ -1148,55 +840,6 @@ class EventReactorDescriptors : public testing::TestWithParam<bool> {
   std::unique_ptr<EventReactor> reactor_;
 };
 
-TEST_P(EventReactorDescriptors, AReaderIsCalledWhileThereIsSomethingToRead) {
-  Watched d;
-  d.Send();
-  d.Send();
-  d.on_read_ = [&] {
-    d.Receive();
-    return absl::OkStatus();
-  };
-  AddReader(d);
-  AddReader(d);  // again is nothing
-  StopIn(5);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(d.reads_, 2);
-  EXPECT_EQ(d.writes_, 0);
-}
-
-TEST_P(EventReactorDescriptors, AWriterIsCalledAgainAndAgainUntilItIsRemoved) {
-  Watched d;
-  d.on_write_ = [&] {
-    if (d.writes_ == 3) {
-      EXPECT_TRUE(reactor_->RemoveWriter(d).ok());
-    }
-    return absl::OkStatus();
-  };
-  AddWriter(d);
-  StopIn(10);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(d.writes_, 3);
-  EXPECT_THAT(d.lost_, IsEmpty());
-}
-
-TEST_P(EventReactorDescriptors, OneObjectReadsAndWritesAndStopsOneOfThem) {
-  Watched d;
-  d.Send();
-  AddReader(d);
-  AddWriter(d);
-  d.on_write_ = [&] { return reactor_->RemoveWriter(d); };
-  d.on_read_ = [&] {
-    if (d.reads_ == 4) {
-      EXPECT_TRUE(reactor_->RemoveReader(d).ok());
-    }
-    return absl::OkStatus();
-  };
-  StopIn(8);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(d.writes_, 1);
-  EXPECT_EQ(d.reads_, 4);
-}
-
 TEST_P(EventReactorDescriptors, ABytesFromAnotherThreadEndsTheSleep) {
   Watched d;
   Gate running;
@@ -1212,166 +855,6 @@ TEST_P(EventReactorDescriptors, ABytesFromAnotherThreadEndsTheSleep) {
   });
   RunToTheEnd(*reactor_);
   other.join();
-}
-
-TEST_P(EventReactorDescriptors, WhoReturnsAnErrorIsLetGoAndTold) {
-  Watched reads;
-  Watched writes;
-  Watched throws;
-  reads.Send();
-  throws.Send();
-  reads.on_read_ = [] { return absl::DataLossError("read"); };
-  writes.on_write_ = [] { return absl::DataLossError("write"); };
-  throws.on_read_ = []() -> absl::Status { throw std::runtime_error("boom"); };
-  AddReader(reads);
-  AddWriter(reads);
-  AddWriter(writes);
-  AddReader(throws);
-  StopIn(5);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(reads.reads_, 1);
-  EXPECT_EQ(reads.writes_, 0);
-  EXPECT_THAT(reads.lost_, ElementsAre(absl::DataLossError("read")));
-  EXPECT_THAT(writes.lost_, ElementsAre(absl::DataLossError("write")));
-  ASSERT_EQ(throws.lost_.size(), 1u);
-  EXPECT_EQ(throws.lost_[0].message(), "std::runtime_error: boom");
-  EXPECT_THAT(reports_.all(), ElementsAre("std::runtime_error: boom"));
-}
-
-// Both are told ready by the same wait; the first one to be called removes the other.
-TEST_P(EventReactorDescriptors, WhatACallbackRemovesIsNotCalledInTheSameTurn) {
-  Watched a;
-  auto b = std::make_unique<Watched>();
-  a.Send();
-  b->Send();
-  int calls = 0;
-  a.on_read_ = [&] {
-    ++calls;
-    if (b != nullptr) {
-      EXPECT_TRUE(reactor_->RemoveReader(*b).ok());
-    }
-    b = nullptr;
-    return reactor_->RemoveReader(a);
-  };
-  b->on_read_ = [&] {
-    ++calls;
-    EXPECT_TRUE(reactor_->RemoveReader(a).ok());
-    return reactor_->RemoveReader(*b);
-  };
-  AddReader(a);
-  AddReader(*b);
-  StopIn(5);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(calls, 1);
-}
-
-TEST_P(EventReactorDescriptors, AnObjectMayBeDestroyedInItsOwnCallback) {
-  auto d = std::make_unique<Watched>();
-  d->Send();
-  d->on_read_ = [&] {
-    const absl::Status removed = reactor_->RemoveReader(*d);
-    d->Close();
-    reactor_->CallFromThread([&] { d = nullptr; }).IgnoreError();
-    return removed;
-  };
-  AddReader(*d);
-  AddWriter(*d);
-  EXPECT_TRUE(reactor_->RemoveWriter(*d).ok());
-  StopIn(5);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(d, nullptr);
-}
-
-// In one turn: the old one is removed and closed, and its number comes back with something to read.
-TEST_P(EventReactorDescriptors, ANumberThatComesBackInACallbackIsNotTakenForTheOld) {
-  Watched first;
-  Watched old;
-  Watched fresh;
-  first.Send();
-  old.Send();
-  const int number = old.fd_;
-  bool replaced = false;
-  const auto replace = [&] {
-    if (std::exchange(replaced, true)) return absl::OkStatus();
-    EXPECT_TRUE(reactor_->RemoveReader(old).ok());
-    EXPECT_TRUE(reactor_->RemoveReader(first).ok());
-    old.Close();
-    EXPECT_EQ(dup2(fresh.fd_, number), number);
-    close(std::exchange(fresh.fd_, number));
-    AddReader(fresh);  // has nothing to read
-    return absl::OkStatus();
-  };
-  first.on_read_ = replace;
-  old.on_read_ = replace;
-  AddReader(first);
-  AddReader(old);
-  StopIn(5);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(first.reads_ + old.reads_, 1);
-  EXPECT_EQ(fresh.reads_, 0);
-}
-
-// Somebody closes without removing, and another object gets the number.
-TEST_P(EventReactorDescriptors, AReplacedDescriptorDeliversNothingToItsOldOwner) {
-  Watched old;
-  Watched fresh;
-  const int number = old.fd_;
-  AddReader(old);
-  old.Close();
-  EXPECT_EQ(dup2(fresh.fd_, number), number);
-  close(std::exchange(fresh.fd_, number));
-  fresh.Send();
-  AddReader(fresh);
-  StopIn(5);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(old.reads_, 0);
-  EXPECT_GE(fresh.reads_, 1);
-  ASSERT_EQ(old.lost_.size(), 1u);
-  EXPECT_TRUE(absl::IsFailedPrecondition(old.lost_[0]));
-}
-
-TEST_P(EventReactorDescriptors, AnObjectThatSaysMinusOneIsLetGo) {
-  Watched d;
-  d.Send();
-  const int duplicate = dup(d.fd_);
-  AddReader(d);
-  d.on_read_ = [&] {
-    // The file stays open elsewhere, and goes on to be ready.
-    d.Close();
-    return absl::OkStatus();
-  };
-  StopIn(5);
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(d.reads_, 1);
-  ASSERT_EQ(d.lost_.size(), 1u);
-  EXPECT_TRUE(absl::IsFailedPrecondition(d.lost_[0])) << d.lost_[0];
-  close(duplicate);
-}
-
-TEST_P(EventReactorDescriptors, WhatCannotBeWatchedIsAnError) {
-  Watched closed;
-  closed.Close();
-  EXPECT_TRUE(absl::IsInvalidArgument(reactor_->AddReader(closed)));
-  EXPECT_TRUE(absl::IsInvalidArgument(reactor_->AddWriter(closed)));
-  EXPECT_TRUE(reactor_->RemoveReader(closed).ok());
-  Watched d;
-  Watched other;
-  AddReader(d);
-  const int own = std::exchange(other.fd_, d.fd_);
-  EXPECT_TRUE(absl::IsAlreadyExists(reactor_->AddReader(other)));
-  other.fd_ = own;
-  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
-}
-
-TEST_P(EventReactorDescriptors, RemovalDoesNotAskForTheNumber) {
-  Watched d;
-  AddReader(d);
-  AddWriter(d);
-  const int asked = d.asked_;
-  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
-  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
-  EXPECT_TRUE(reactor_->RemoveWriter(d).ok());
-  EXPECT_EQ(d.asked_, asked);
 }
 
 TEST_P(EventReactorDescriptors, RemoveAllReturnsAllAndNotTheLoopsOwn) {
@@ -1411,60 +894,6 @@ TEST_P(EventReactorDescriptors, RegularFilesAreAlwaysReady) {
   RunToTheEnd(*reactor_);
   EXPECT_EQ(d.reads_, 3);
   EXPECT_EQ(d.writes_, 5);
-}
-
-// One throws, one destroys another, one adds itself again: the rest still hears of the end.
-TEST_P(EventReactorDescriptors, AtTheEndEachThatIsLeftIsToldOnce) {
-  Watched throws;
-  Watched destroys;
-  auto destroyed = std::make_unique<Watched>();
-  Watched adds;
-  Watched last;
-  absl::Status added;
-  throws.on_lost_ = [] { throw std::runtime_error("boom"); };
-  destroys.on_lost_ = [&] {
-    EXPECT_TRUE(reactor_->RemoveReader(*destroyed).ok());
-    destroyed = nullptr;
-  };
-  adds.on_lost_ = [&] { added = reactor_->AddReader(adds); };
-  for (Watched* d : {&throws, &destroys, destroyed.get(), &adds, &last}) AddReader(*d);
-  AddWriter(last);
-  last.on_write_ = [&] { return reactor_->RemoveWriter(last); };
-  Trigger(*reactor_, EventPhase::kBefore, SystemEvent::kShutdown,
-          [&] { EXPECT_THAT(last.lost_, IsEmpty()); });
-  bool told_before_during = false;
-  Trigger(*reactor_, EventPhase::kDuring, SystemEvent::kShutdown,
-          [&] { told_before_during = last.lost_.size() == 1; });
-  StopIn(3);
-  RunToTheEnd(*reactor_);
-  for (const Watched* d : {&throws, &destroys, &adds, &last}) {
-    ASSERT_EQ(d->lost_.size(), 1u);
-    EXPECT_TRUE(absl::IsUnavailable(d->lost_[0]));
-  }
-  EXPECT_EQ(destroyed, nullptr);
-  EXPECT_TRUE(IsAlreadyQuit(added));
-  EXPECT_TRUE(told_before_during);
-  EXPECT_THAT(reports_.all(), ElementsAre("std::runtime_error: boom"));
-}
-
-TEST_P(EventReactorDescriptors, TimersCallsAndDescriptorsTakeTurns) {
-  Watched d;
-  AddWriter(d);  // always ready
-  int timers = 0;
-  int calls = 0;
-  std::function<void()> call = [&] {
-    if (++calls < 50) Call(*reactor_, call);
-  };
-  std::function<void()> timer = [&] {
-    if (++timers == 50) return Stop(*reactor_);
-    Later(*reactor_, absl::ZeroDuration(), timer);
-  };
-  call();
-  timer();
-  RunToTheEnd(*reactor_);
-  EXPECT_EQ(timers, 50);
-  EXPECT_GE(calls, 40);
-  EXPECT_GE(d.writes_, 40);
 }
 
 INSTANTIATE_TEST_SUITE_P(Epoll, EventReactorDescriptors, testing::Values(false));
