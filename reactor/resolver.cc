@@ -24,7 +24,7 @@
 #include "workers/internal/misuse.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
-#include "workers/team.h"
+#include "workers/pool.h"
 #include "workers/worker_scope.h"
 
 namespace reactor {
@@ -280,6 +280,8 @@ struct Resolver::Core : public std::enable_shared_from_this<Core> {
   absl::StatusOr<std::shared_ptr<Job>> FindOrAdd(absl::string_view host, int family);
   // Takes a waiter away, and withdraws its look-up if it was the last and that has not begun.
   std::optional<Waiter> Leave(uint64_t id);
+  // Nobody can join it any more.
+  void Forget(const std::shared_ptr<Job>& job);
   void TimeOut(uint64_t id);
   static void Finish(const std::shared_ptr<Job>& job);
   void FailAll(const absl::Status& why);
@@ -403,10 +405,13 @@ std::optional<Resolver::Core::Waiter> Resolver::Core::Leave(uint64_t id) {
   waiter.timer.Cancel().IgnoreError();
   const std::shared_ptr<Job>& job = waiter.job;
   job->waiters.erase(id);
-  if (job->waiters.empty() && desk != nullptr && desk->Withdraw(job)) {
-    jobs.erase({job->host, job->family});
-  }
+  if (job->waiters.empty() && desk != nullptr && desk->Withdraw(job)) Forget(job);
   return waiter;
+}
+
+void Resolver::Core::Forget(const std::shared_ptr<Job>& job) {
+  const auto it = jobs.find({job->host, job->family});
+  if (it != jobs.end() && it->second == job) jobs.erase(it);
 }
 
 void Resolver::Core::TimeOut(uint64_t id) {
@@ -425,8 +430,7 @@ void Resolver::Core::TimeOut(uint64_t id) {
 void Resolver::Core::Finish(const std::shared_ptr<Job>& job) {
   const std::shared_ptr<Core> core = job->core.lock();
   if (core == nullptr) return;
-  const auto it = core->jobs.find({job->host, job->family});
-  if (it != core->jobs.end() && it->second == job) core->jobs.erase(it);
+  core->Forget(job);
   while (!job->waiters.empty()) {
     std::optional<Waiter> waiter = core->Leave(*job->waiters.begin());
     if (!waiter.has_value()) break;
@@ -507,10 +511,13 @@ absl::StatusOr<std::unique_ptr<Resolver>> Resolver::Create(IReactorThreads& reac
                                                            IReactorTime& time,
                                                            ResolverOptions options) {
   workers::internal::ForkCount::Watch();
-  if (options.pool.name.empty()) options.pool.name = options.name;
-  if (!options.pool.on_error) options.pool.on_error = options.on_error;
   if (!options.look_up) options.look_up = SystemLookUp;
-  auto pool = workers::MakePool(std::move(options.pool));
+  auto pool = workers::MakePool({.name = options.name,
+                                 .limits = std::move(options.limits),
+                                 .thread = std::move(options.thread),
+                                 .factory = options.factory,
+                                 .on_error = options.on_error,
+                                 .clock = options.clock});
   if (!pool.ok()) return pool.status();
   auto core = std::make_shared<Core>(reactor, time, options);
   core->desk = std::make_shared<Desk>(std::move(options.look_up), core->loop);

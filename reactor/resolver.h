@@ -16,7 +16,9 @@
 #include "reactor/deferred.h"
 #include "reactor/reactor.h"
 #include "reactor/reactor_time.h"
-#include "workers/pool.h"
+#include "workers/clock.h"
+#include "workers/team.h"
+#include "workers/thread_factory.h"
 #include "workers/worker.h"
 
 namespace reactor {
@@ -58,20 +60,23 @@ absl::StatusOr<std::vector<Address>> SystemLookUp(const std::string& host, int f
 absl::Status LookUpError(absl::string_view host, int error, int system_error = 0);
 
 struct ResolverOptions {
-  std::string name = "resolver";
+  std::string name = "resolver";  // its threads are called "<name>-<n>"
   // Called by several threads at once. What it throws is the Failure of those who wait for it.
   // Empty: SystemLookUp.
   LookUp look_up = {};
-  // The threads. Four at once; while look-ups wait for these, one more a second, up to 16: some
-  // that are stuck do not hold up the others. An empty name is that of the resolver; an empty
-  // handler is `on_error`. A look-up beyond limits.max_backlog fails with ResourceExhausted.
-  workers::PoolOptions pool = {.name = "",
-                               .limits = {.soft_limit = [] { return 4; },
-                                          .growth_per_second = 1,
-                                          .hard_limit = 16,
-                                          .max_backlog = 4096}};
-  // Hears of threads that cannot be started, and of look-ups that are left behind.
+  // Of the threads: four at once; while look-ups wait for these, one more a second, up to 16. So
+  // some that are stuck do not hold up the others. A look-up beyond max_backlog fails with
+  // ResourceExhausted.
+  workers::TeamLimits limits = {.soft_limit = [] { return 4; },
+                                .growth_per_second = 1,
+                                .hard_limit = 16,
+                                .max_backlog = 4096};
+  // These as in workers::PoolOptions. The handler hears of threads that cannot be started, and of
+  // look-ups that are left behind.
+  workers::ThreadOptions thread = {};
+  workers::ThreadFactory* factory = nullptr;
   workers::ErrorHandler on_error = {};
+  workers::Clock* clock = nullptr;
 };
 
 // Looks names up in threads of its own: work that fills the reactor's pool holds up no look-up, and
@@ -113,8 +118,8 @@ struct ResolverOptions {
 // In the child of a fork everything is FailedPrecondition, and the destructor leaks.
 class Resolver final : public IResolver {
  public:
-  // `reactor` and `time` are of the same reactor and outlive the resolver. InvalidArgument: as
-  // MakePool. Does not start a thread, unless the pool has min_workers.
+  // `reactor` and `time` are of the same reactor, and outlive the resolver. InvalidArgument: as
+  // MakePool. Does not start a thread, unless limits.min_workers says so.
   static absl::StatusOr<std::unique_ptr<Resolver>> Create(IReactorThreads& reactor,
                                                           IReactorTime& time,
                                                           ResolverOptions options = {});
