@@ -66,7 +66,7 @@ struct ResolverOptions {
   LookUp look_up = {};
   // Of the threads: four at once; while look-ups wait for these, one more a second, up to 16. So
   // some that are stuck do not hold up the others. A look-up beyond max_backlog fails with
-  // ResourceExhausted.
+  // ResourceExhausted. Limits that are given take the place of all of these.
   workers::TeamLimits limits = {.soft_limit = [] { return 4; },
                                 .growth_per_second = 1,
                                 .hard_limit = 16,
@@ -89,11 +89,11 @@ struct ResolverOptions {
 //       .Detach();
 //
 // What is asked. IP addresses, of IPv6 also with a scope ("fe80::1%eth0"), are answered at once and
-// need neither thread nor reactor. A name has letters, digits, '-', '_' and '.', in labels of 1 to
-// 63 bytes, at most 253 in all but for one '.' at its end. A name that is not ASCII is
-// InvalidArgument: it has to be given in its "xn--" form. (getaddrinfo's own translation, AI_IDN,
-// takes the name to be in the encoding of the process's locale, which mostly is "C" and knows no
-// such letters; the same program would find a host here and none there.)
+// need neither a thread nor a reactor that runs. A name has letters, digits, '-', '_' and '.', in
+// labels of 1 to 63 bytes, at most 253 in all but for one '.' at its end. A name that is not ASCII
+// is InvalidArgument: it has to be given in its "xn--" form. (getaddrinfo's own translation,
+// AI_IDN, takes the name to be in the encoding of the process's locale, which mostly is "C" and
+// knows no such letters; the same program would find a host here and none there.)
 //
 // Coalescing. One look-up serves all who ask for the same name, in upper or lower case, and family
 // while it waits or runs. Each has its own port, timeout and Cancel. When nobody waits for it any

@@ -24,6 +24,8 @@
 #include "workers/testing/failing_thread_factory.h"
 #include "workers/testing/gate.h"
 #include "workers/testing/manual_clock.h"
+#include "workers/thread_factory.h"
+#include "workers/worker.h"
 
 namespace reactor {
 namespace {
@@ -163,9 +165,9 @@ class ResolverTest : public testing::Test {
   Reports reports_;
   std::unique_ptr<EventReactor> reactor_ = *EventReactor::Create({.handle_signals = false});
   test::Clock clock_;
-  std::unique_ptr<Resolver> resolver_;
   std::vector<std::string> log_;
   size_t until_ = 0;
+  std::unique_ptr<Resolver> resolver_;  // the last: its destructor completes what waits
 };
 
 // --- what can be said at once
@@ -721,6 +723,44 @@ TEST_F(ResolverTest, DestroyedItFailsWhatWaitsAndLeavesBehindAndReportsWhatRuns)
   EXPECT_EQ(log_.size(), 2u);
 }
 
+// Starts threads that do nothing before the gate opens.
+class LateThreadFactory final : public workers::ThreadFactory {
+ public:
+  Gate open;
+
+  // ThreadFactory implementation:
+  absl::StatusOr<std::unique_ptr<workers::Thread>> Start(const workers::ThreadOptions& options,
+                                                         workers::Work&& main) override {
+    return workers::DefaultThreadFactory().Start(options, [this, main = std::move(main)]() mutable {
+      open.Wait();
+      std::move(main)();
+      main = nullptr;
+      ended.Open();
+    });
+  }
+  size_t Reap() override { return workers::DefaultThreadFactory().Reap(); }
+
+  Gate ended;
+};
+
+// The pool has given the turn to a thread, and cannot take it back.
+TEST_F(ResolverTest, DestroyedWhileATurnIsAboutToBeginItDoesNotWaitAndNothingIsLookedUp) {
+  LateThreadFactory factory;
+  Make({.limits = {.hard_limit = 1}, .factory = &factory});
+  Run(0, [&] {
+    Ask("given").Detach();
+    Ask("queued").Detach();
+    resolver_ = nullptr;
+    Stop();
+  });
+  EXPECT_THAT(log_, ElementsAre("given: ABORTED: resolver: the resolver is gone",
+                                "queued: ABORTED: resolver: the resolver is gone"));
+  EXPECT_THAT(reports_.all(), IsEmpty());
+  factory.open.Open();
+  factory.ended.Wait();
+  EXPECT_THAT(names_->asked(), IsEmpty());
+}
+
 TEST_F(ResolverTest, DestroyedBeforeRunItFailsWhatWaits) {
   names_->Hold("a")->open.Open();
   Ask("a").Detach();
@@ -782,6 +822,8 @@ TEST_F(ResolverTest, InTheChildOfAForkEverythingIsRefused) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
   held->open.Open();
+  resolver_ = nullptr;
+  EXPECT_THAT(log_, ElementsAre(HasSubstr("a: ABORTED")));
 }
 
 // --- misuse, and the end of the process
