@@ -236,9 +236,10 @@ absl::Status BlockingWait::Wait(IReactorThreads& reactor, absl::Duration timeout
   };
 
   const std::shared_ptr<BlockingWait> self = shared_from_this();
+  // It may be called before WatchEnd has returned.
   const absl::StatusOr<uint64_t> watch = reactor.WatchEnd([self, name] {
     self->Fail(absl::UnavailableError(absl::StrCat(name, ": the reactor stops")));
-    self->Abandon();
+    self->CancelTail();
   });
   if (!watch.ok()) return refused(watch.status());
   reactor_ = &reactor;
@@ -340,6 +341,10 @@ void BlockingWait::Look() {
 // The wait is over, and whatever it was for is cancelled. Reactor thread.
 void BlockingWait::Abandon() {
   reactor_->UnwatchEnd(watch_);
+  CancelTail();
+}
+
+void BlockingWait::CancelTail() {
   Deferred<void> tail = std::move(tail_);
   if (Access::Last(tail) != nullptr) tail.Cancel();
 }
