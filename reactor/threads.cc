@@ -236,9 +236,10 @@ absl::Status BlockingWait::Wait(IReactorThreads& reactor, absl::Duration timeout
   };
 
   const std::shared_ptr<BlockingWait> self = shared_from_this();
+  // It may be called before WatchEnd has returned.
   const absl::StatusOr<uint64_t> watch = reactor.WatchEnd([self, name] {
     self->Fail(absl::UnavailableError(absl::StrCat(name, ": the reactor stops")));
-    self->CancelTail();  // (`watch_` may not be there yet)
+    self->CancelTail();
   });
   if (!watch.ok()) return refused(watch.status());
   reactor_ = &reactor;

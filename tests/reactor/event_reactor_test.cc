@@ -597,6 +597,52 @@ TEST(EventReactor, APoolThatIsStuckIsReportedAndLeft) {
   EXPECT_EQ(factory.started(), factory.joined());
 }
 
+// A watcher takes another one back, whose turn has not come.
+TEST(EventReactor, AWatcherOfTheEndThatIsUnwatchedByAnotherWatcherIsNotCalled) {
+  for (const bool by_destruction : {false, true}) {
+    auto reactor = New();
+    EventReactor& r = *reactor;
+    std::vector<uint64_t> ids;
+    int called = 0;
+    for (int i = 0; i < 3; ++i) {
+      ids.push_back(*r.WatchEnd([&] {
+        ++called;
+        for (const uint64_t id : ids) r.UnwatchEnd(id);
+      }));
+    }
+    if (!by_destruction) {
+      ASSERT_TRUE(r.CallWhenRunning([&] { r.Stop().IgnoreError(); }).ok());
+      EXPECT_TRUE(r.Run().ok());
+    }
+    reactor = nullptr;
+    EXPECT_EQ(called, 1);
+  }
+}
+
+// A watcher that was taken back by another thread while the one before it ran.
+TEST(EventReactor, AWatcherOfTheEndThatIsUnwatchedByAThreadBeforeItsTurnIsNotCalled) {
+  auto reactor = New();
+  Gate first;
+  Gate gone;
+  ASSERT_TRUE(reactor
+                  ->WatchEnd([&] {
+                    first.Open();
+                    gone.Wait();
+                  })
+                  .ok());
+  bool called = false;
+  const uint64_t second = *reactor->WatchEnd([&] { called = true; });
+  std::thread other([&] {
+    first.Wait();
+    reactor->UnwatchEnd(second);
+    gone.Open();
+  });
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { reactor->Stop().IgnoreError(); }).ok());
+  EXPECT_TRUE(reactor->Run().ok());
+  other.join();
+  EXPECT_FALSE(called);
+}
+
 // --- signals ------------------------------------------------------------------------------------
 
 class EventReactorSignals : public testing::Test {
@@ -896,6 +942,44 @@ TEST_P(EventReactorDescriptors, RegularFilesAreAlwaysReady) {
   EXPECT_EQ(d.writes_, 5);
 }
 
+// As many as a server may have: what it costs grows with their number, and not with its square.
+TEST(EventReactor, AtTheEndAHundredThousandDescriptorsAreToldInTheirOrder) {
+  class Idle final : public Poller {
+   public:
+    absl::StatusOr<PollToken> Add(int fd, Interest) override { return MakePollToken(1, fd + 1); }
+    absl::Status Change(PollToken, Interest) override { return absl::OkStatus(); }
+    void Remove(PollToken) override {}
+    bool IsCurrent(PollToken) const override { return true; }
+    absl::Status Wait(absl::Duration, std::vector<Ready>& ready) override {
+      ready.clear();
+      return absl::OkStatus();
+    }
+  };
+  class Numbered final : public IReadDescriptor {
+   public:
+    Numbered(int fd, std::vector<int>& lost) : fd_(fd), lost_(lost) {}
+    int fd() const override { return fd_; }
+    absl::Status DoRead() override { return absl::OkStatus(); }
+    void ConnectionLost(absl::Status) override { lost_.push_back(fd_); }
+
+   private:
+    const int fd_;
+    std::vector<int>& lost_;
+  };
+  constexpr int kCount = 100'000;
+  std::vector<int> lost;
+  std::vector<std::unique_ptr<Numbered>> all;
+  auto reactor = New({.create_poller = [] { return std::make_unique<Idle>(); }});
+  for (int fd = 0; fd < kCount; ++fd) {
+    all.push_back(std::make_unique<Numbered>(fd, lost));
+    ASSERT_TRUE(reactor->AddReader(*all.back()).ok());
+  }
+  Call(*reactor, [&] { Stop(*reactor); });
+  RunToTheEnd(*reactor);
+  EXPECT_EQ(lost.size(), static_cast<size_t>(kCount));
+  EXPECT_TRUE(std::is_sorted(lost.begin(), lost.end()));
+}
+
 INSTANTIATE_TEST_SUITE_P(Epoll, EventReactorDescriptors, testing::Values(false));
 INSTANTIATE_TEST_SUITE_P(Poll, EventReactorDescriptors, testing::Values(true));
 
@@ -976,10 +1060,11 @@ TEST(EventReactorDeathTest, DiesOfATriggerWithoutWork) {
 
 TEST(EventReactor, InTheChildOfAForkEverythingIsRefused) {
   auto reactor = New();
+  const SignalTrigger trigger = reactor->MakeSignalTrigger([] {});
   const pid_t child = fork();
   if (child == 0) {
     const bool refused =
-        absl::IsFailedPrecondition(reactor->CallFromThread([] {})) &&
+        !trigger.Trigger() && absl::IsFailedPrecondition(reactor->CallFromThread([] {})) &&
         absl::IsFailedPrecondition(reactor->CallInThread([] {})) &&
         absl::IsFailedPrecondition(reactor->Run()) && absl::IsFailedPrecondition(reactor->Stop()) &&
         absl::IsFailedPrecondition(reactor->CallLater(absl::Seconds(1), [] {}).status());
@@ -989,6 +1074,7 @@ TEST(EventReactor, InTheChildOfAForkEverythingIsRefused) {
   int status = -1;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
+  EXPECT_EQ(reactor->statistics().wakeups, 0);
 }
 
 }  // namespace
