@@ -147,12 +147,20 @@ struct EventReactor::Core {
 
   absl::StatusOr<std::shared_ptr<ThreadPool>> Pool();
 
-  // Refuses the pool and WatchEnd, and returns what waits for that.
-  std::map<uint64_t, std::function<void()>> Refuse() {
-    MutexLock lock(mutex);
-    pool_open = false;
-    ended = true;
-    return std::exchange(end_watchers, {});
+  // Refuses the pool and WatchEnd, and calls with `run` what waits for that: one at a time, because
+  // each may be unwatched until it is called.
+  void Refuse(absl::FunctionRef<void(Work&)> run) {
+    for (;;) {
+      Work watcher;
+      {
+        MutexLock lock(mutex);
+        pool_open = false;
+        ended = true;
+        if (end_watchers.empty()) return;
+        watcher = std::move(end_watchers.extract(end_watchers.begin()).mapped());
+      }
+      run(watcher);
+    }
   }
 
   // Immutable.
@@ -577,10 +585,13 @@ void EventReactor::Loop::RunLost() {
 void EventReactor::Loop::LoseDescriptors() {
   descriptors_open_ = false;
   RunLost();
-  // One at a time: each may remove and destroy others.
-  while (!by_token_.empty()) {
-    const auto first = std::min_element(by_token_.begin(), by_token_.end());
-    IDescriptor& d = *first->second;
+  std::vector<PollToken> in_order;
+  for (const auto& [token, d] : by_token_) in_order.push_back(token);
+  std::sort(in_order.begin(), in_order.end());
+  for (const PollToken token : in_order) {
+    const auto found = by_token_.find(token);
+    if (found == by_token_.end()) continue;  // one before it has removed it
+    IDescriptor& d = *found->second;
     Forget(watched_.find(&d));
     Lose(d, absl::UnavailableError(absl::StrCat(core_->name, ": the reactor has stopped")));
   }
@@ -645,10 +656,7 @@ void EventReactor::Loop::StartPool() {
 }
 
 void EventReactor::Loop::Release() {
-  for (auto& [id, ended] : core_->Refuse()) {
-    Work work = std::move(ended);
-    RunWork(work);
-  }
+  core_->Refuse([this](Work& watcher) { RunWork(watcher); });
 }
 
 // The pool has no way to tell that its last thread has ended: it is asked, ever less often.
@@ -793,11 +801,12 @@ void SignalTrigger::Close() {
   if (state == nullptr) return;
   state->closed.store(true);
   state->core->triggered.store(true);
-  if (state->core->open.load()) state->core->waker->Wake();
+  if (state->core->open.load() && !state->core->IsForked()) state->core->waker->Wake();
 }
 
 bool SignalTrigger::Trigger() const {
   State& state = *state_;
+  if (state.core->IsForked()) return false;
   if (!state.pending.exchange(true)) {
     state.core->triggered.store(true);
     state.core->waker->Wake();
@@ -857,10 +866,7 @@ EventReactor::~EventReactor() {
   core.open.store(false);
   // What is destroyed here belongs to the loop, and there is no other thread of it.
   workers::WorkerScope scope(core.loop);
-  for (auto& [id, ended] : core.Refuse()) {
-    Work work = std::move(ended);
-    loop_->RunWork(work);
-  }
+  core.Refuse([this](Work& watcher) { loop_->RunWork(watcher); });
   pool = nullptr;  // never started: it drops what waits, and reports
   for (const auto& state : triggers) state->work = nullptr;
   const int64_t dropped = loop_->Drop();
