@@ -105,7 +105,7 @@ class Interleaving final : public internal::SyncObserver {
     if (op == internal::SyncOp::kWait) held_.push_back(object);
     reached_ = true;
     op_ = op;
-    if (second_ended_ || Holds(second_wants_)) return;
+    if (second_ended_ || second_waits_ || Holds(second_wants_)) return;
     first_ = kStopped;
     changed_.notify_all();
     changed_.wait(lock, [this] { return first_ != kStopped; });
@@ -122,7 +122,8 @@ class Interleaving final : public internal::SyncObserver {
       }
       if (op == internal::SyncOp::kLocked) second_wants_ = nullptr;
       // It may wait for a third thread that needs a lock of the first, or for the first itself.
-      if (op == internal::SyncOp::kWait || op == internal::SyncOp::kJoin) needs_first = true;
+      second_waits_ = op == internal::SyncOp::kWait || op == internal::SyncOp::kJoin;
+      needs_first |= second_waits_;
     }
     if (needs_first) LetFirstGoOn();
   }
@@ -144,6 +145,7 @@ class Interleaving final : public internal::SyncObserver {
   enum { kRunning, kStopped, kGoingOn, kEnded } first_ = kRunning;
   bool first_waits_ = false;
   bool second_ended_ = false;
+  bool second_waits_ = false;  // for a third thread, or for the first itself
   bool reached_ = false;
   internal::SyncOp op_ = internal::SyncOp::kLock;
   int count_ = 0;
