@@ -3,15 +3,16 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <map>
 #include <optional>
-#include <sstream>
-#include <unordered_map>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "reactor/epoll_poller.h"
+#include "reactor/internal/descriptors.h"
+#include "reactor/internal/end_watchers.h"
+#include "reactor/internal/loop_thread.h"
+#include "reactor/internal/triggers.h"
 #include "reactor/stop_signals.h"
 #include "reactor/timer_queue.h"
 #include "reactor/waker.h"
@@ -24,7 +25,6 @@
 namespace reactor {
 
 using workers::ErrorHandler;
-using workers::ErrorReport;
 using workers::ThreadPool;
 using workers::Work;
 using workers::internal::Atomic;
@@ -39,12 +39,6 @@ bool IsRun(State state) { return state != State::kIdle && state != State::kStopp
 
 constexpr size_t kKeptCapacity = 4096;  // works; 128 KiB
 
-std::string ToString(ThreadId thread) {
-  std::ostringstream text;
-  text << thread;
-  return text.str();
-}
-
 const char* SignalName(int signal) {
   switch (signal) {
     case SIGINT:
@@ -55,13 +49,6 @@ const char* SignalName(int signal) {
       return "SIGHUP";
   }
   return "a signal";
-}
-
-void Tell(const ErrorHandler& handler, absl::string_view name, absl::Status status) {
-  ErrorReport report;
-  report.worker = name;
-  report.status = std::move(status);
-  workers::internal::Report(handler, report);
 }
 
 }  // namespace
@@ -106,23 +93,13 @@ struct EventReactor::Core {
   // OK on the reactor thread, and where there is none.
   absl::Status CheckThread(absl::string_view method) const {
     if (IsForked()) return ForkedError();
-    const ThreadId owner = runner.load();
-    const ThreadId caller = workers::internal::CurrentThread();
-    if (owner == ThreadId() || owner == caller) return absl::OkStatus();
-    const std::string message =
-        absl::StrCat(name, ": ", method, " was called on thread ", ToString(caller),
-                     ", and the reactor runs on thread ", ToString(owner));
-#ifndef NDEBUG
-    workers::internal::DieOfMisuse(message);
-#else
-    return absl::FailedPreconditionError(message);
-#endif
+    return internal::CheckLoopThread(name, method, runner.load());
   }
   // For methods that return no status.
   bool MayCall(absl::string_view method) const {
     absl::Status status = CheckThread(method);
     if (status.ok()) return true;
-    Tell(on_error, name, std::move(status));
+    workers::internal::Report(on_error, name, std::move(status));
     return false;
   }
 
@@ -147,20 +124,13 @@ struct EventReactor::Core {
 
   absl::StatusOr<std::shared_ptr<ThreadPool>> Pool();
 
-  // Refuses the pool and WatchEnd, and calls with `run` what waits for that: one at a time, because
-  // each may be unwatched until it is called.
+  // Refuses the pool and WatchEnd, and gives what waits for that to `run`.
   void Refuse(absl::FunctionRef<void(Work&)> run) {
-    for (;;) {
-      Work watcher;
-      {
-        MutexLock lock(mutex);
-        pool_open = false;
-        ended = true;
-        if (end_watchers.empty()) return;
-        watcher = std::move(end_watchers.extract(end_watchers.begin()).mapped());
-      }
-      run(watcher);
+    {
+      MutexLock lock(mutex);
+      pool_open = false;
     }
+    end_watchers.Release(run);
   }
 
   // Immutable.
@@ -180,6 +150,8 @@ struct EventReactor::Core {
   Atomic<int64_t> calls = 0;
   Atomic<int64_t> dropped = 0;
 
+  internal::EndWatchers end_watchers;
+
   workers::internal::Mutex mutex;
   std::vector<Work> queue ABSL_GUARDED_BY(mutex);  // from threads
   bool accepting ABSL_GUARDED_BY(mutex) = true;
@@ -190,9 +162,6 @@ struct EventReactor::Core {
   std::shared_ptr<ThreadPool> pool ABSL_GUARDED_BY(mutex);
   bool pool_open ABSL_GUARDED_BY(mutex) = true;
   bool pool_runs ABSL_GUARDED_BY(mutex) = false;  // a pool is started as soon as it is made
-  bool ended ABSL_GUARDED_BY(mutex) = false;
-  uint64_t next_watcher ABSL_GUARDED_BY(mutex) = 1;
-  std::map<uint64_t, std::function<void()>> end_watchers ABSL_GUARDED_BY(mutex);
   std::vector<std::shared_ptr<SignalTrigger::State>> signal_triggers ABSL_GUARDED_BY(mutex);
 };
 
@@ -233,7 +202,8 @@ absl::StatusOr<std::shared_ptr<ThreadPool>> EventReactor::Core::Pool() {
   if (start) {
     absl::Status started = result->Start();
     // Closed meanwhile, it says so to whoever gives it work.
-    if (!started.ok() && !absl::IsFailedPrecondition(started)) Tell(on_error, name, started);
+    if (!started.ok() && !absl::IsFailedPrecondition(started))
+      workers::internal::Report(on_error, name, started);
   }
   return result;
 }
@@ -250,7 +220,9 @@ class EventReactor::Loop {
                  .now = [] { return workers::internal::SteadyNow(); },
                  .check_thread =
                      [core = core_](absl::string_view method) { return core->CheckThread(method); },
-                 .on_error = core_->on_error}) {}
+                 .on_error = core_->on_error}),
+        triggers_(core_->name, core_->on_error),
+        descriptors_(core_->name, core_->on_error, *poller_) {}
 
   absl::Status Init() {
     auto token = poller_->Add(core_->waker->fd(), {.read = true});
@@ -264,40 +236,16 @@ class EventReactor::Loop {
   int64_t Drop();
 
   TimerQueue& timers() { return timers_; }
-
-  absl::StatusOr<TriggerId> AddTrigger(EventPhase phase, SystemEvent event,
-                                       std::function<Deferred<void>()> f) {
-    const TriggerId id = next_trigger_++;
-    triggers_[static_cast<int>(event)][static_cast<int>(phase)].emplace(id, std::move(f));
-    return id;
-  }
-  absl::Status RemoveTrigger(TriggerId id) {
-    for (auto& phases : triggers_) {
-      for (auto& triggers : phases) {
-        if (auto node = triggers.extract(id)) return absl::OkStatus();
-      }
-    }
-    return absl::NotFoundError(
-        absl::StrCat(core_->name, ": there is no trigger ", id, ", or it has run"));
-  }
-
-  absl::Status Add(IDescriptor& d, IReadDescriptor* reader, IWriteDescriptor* writer);
-  absl::Status Remove(IDescriptor& d, bool reader, bool writer);
-  std::vector<IDescriptor*> RemoveAll();
+  internal::Triggers& triggers() { return triggers_; }
+  internal::Descriptors& descriptors() { return descriptors_; }
 
   void RunWork(Work& work) { workers::internal::RunWork(work, core_->name, core_->on_error); }
 
  private:
-  struct Watched {
-    PollToken token;
-    int fd;
-    IReadDescriptor* reader;  // null: not wanted
-    IWriteDescriptor* writer;
-  };
-  using Triggers = std::map<TriggerId, std::function<Deferred<void>()>>;
-
   absl::Duration Now() const { return workers::internal::SteadyNow(); }
-  void Report(absl::Status status) { Tell(core_->on_error, core_->name, std::move(status)); }
+  void Report(absl::Status status) {
+    workers::internal::Report(core_->on_error, core_->name, std::move(status));
+  }
 
   bool StopWanted() {
     MutexLock lock(core_->mutex);
@@ -317,49 +265,18 @@ class EventReactor::Loop {
   void Turn(absl::Duration longest);
   void RunSignals();
   void RunSignalTriggers();
-  void RunDescriptor(const Ready& ready);
-  void RunLost();
   void RunCalls(size_t most);
   // The calls that were given until now.
   void RunCallsGivenSoFar();
 
-  Triggers& triggers(SystemEvent event, EventPhase phase) {
-    return triggers_[static_cast<int>(event)][static_cast<int>(phase)];
-  }
-  // Calls the triggers one after another, those too that come meanwhile.
-  void Fire(SystemEvent event, EventPhase phase, absl::FunctionRef<void(Deferred<void>)> result);
+  // Calls the triggers of before startup or shutdown, and waits for their Deferreds.
   void FireBefore(SystemEvent event, absl::Duration timeout);
-  void FireRest(SystemEvent event, EventPhase phase);
 
   void StartPool();
   void DrainPool();
   void Abandon(std::shared_ptr<ThreadPool> pool);
   void Release();
-  void LoseDescriptors();
   void Shutdown();
-
-  // Calls `f`, and makes a status of what it throws, after reporting that.
-  absl::Status Guarded(absl::FunctionRef<absl::Status()> f) {
-    absl::Status status;
-    const absl::Status thrown = workers::internal::CatchToStatus([&] { status = f(); });
-    if (!thrown.ok()) {
-      Report(thrown);
-      return thrown;
-    }
-    return status;
-  }
-  void Forget(std::map<IDescriptor*, Watched>::iterator it) {
-    poller_->Remove(it->second.token);
-    by_token_.erase(it->second.token);
-    by_fd_.erase(it->second.fd);
-    watched_.erase(it);
-  }
-  void Lose(IDescriptor& d, absl::Status why) {
-    Guarded([&] {
-      d.ConnectionLost(std::move(why));
-      return absl::OkStatus();
-    }).IgnoreError();
-  }
 
   const std::shared_ptr<Core> core_;
   const EventReactorOptions options_;
@@ -370,17 +287,8 @@ class EventReactor::Loop {
   std::vector<Work> batch_;  // taken from the queue; [next_call_, end) has not begun
   size_t next_call_ = 0;
 
-  TriggerId next_trigger_ = 1;
-  Triggers triggers_[2][3];  // [event][phase]
-
-  // The three agree: an object is in all of them or in none.
-  std::map<IDescriptor*, Watched> watched_;
-  std::unordered_map<PollToken, IDescriptor*> by_token_;
-  std::unordered_map<int, IDescriptor*> by_fd_;
-  // Objects that were let go where they could not be told, and why. Who is added or removed
-  // meanwhile is taken out.
-  std::map<IDescriptor*, absl::Status> lost_;
-  bool descriptors_open_ = true;
+  internal::Triggers triggers_;
+  internal::Descriptors descriptors_;
   std::vector<Ready> ready_;
 
   std::unique_ptr<StopSignals> signals_;  // null: none are handled now
@@ -392,7 +300,7 @@ class EventReactor::Loop {
 void EventReactor::Loop::Turn(absl::Duration longest) {
   core_->turns.fetch_add(1, std::memory_order_relaxed);
   absl::Duration timeout = std::min(longest, timers_.next() - Now());
-  if (next_call_ < batch_.size() || !lost_.empty()) timeout = absl::ZeroDuration();
+  if (next_call_ < batch_.size() || descriptors_.HasLost()) timeout = absl::ZeroDuration();
   {
     MutexLock lock(core_->mutex);
     if (!core_->queue.empty() || (core_->stop_wanted && !core_->stop_seen)) {
@@ -419,8 +327,8 @@ void EventReactor::Loop::Turn(absl::Duration longest) {
   if (woken) core_->waker->Clear();
   if (signalled) RunSignals();
   RunSignalTriggers();
-  RunLost();
-  for (const Ready& one : ready_) RunDescriptor(one);
+  descriptors_.RunLost();
+  for (const Ready& one : ready_) descriptors_.Run(one);
   timers_.RunDue(Now(), [this](Work& work) { RunWork(work); });
   RunCalls(static_cast<size_t>(options_.calls_per_turn));
 }
@@ -473,153 +381,11 @@ void EventReactor::Loop::RunCallsGivenSoFar() {
   RunCalls(SIZE_MAX);  // the queue, as it is now
 }
 
-// --- descriptors ----------------------------------------------------------------------------
-
-absl::Status EventReactor::Loop::Add(IDescriptor& d, IReadDescriptor* reader,
-                                     IWriteDescriptor* writer) {
-  if (!descriptors_open_) return workers::AlreadyQuitError(core_->name);
-  const int fd = d.fd();
-  if (fd < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(core_->name, ": the descriptor is closed"));
-  }
-  auto it = watched_.find(&d);
-  if (it != watched_.end() && it->second.fd != fd) {
-    // It has another descriptor now, and has not told: it begins anew.
-    if (reader == nullptr) reader = it->second.reader;
-    if (writer == nullptr) writer = it->second.writer;
-    Forget(it);
-    it = watched_.end();
-  }
-  if (it != watched_.end()) {
-    Watched& watched = it->second;
-    if (reader == nullptr) reader = watched.reader;
-    if (writer == nullptr) writer = watched.writer;
-    if (reader == watched.reader && writer == watched.writer) return absl::OkStatus();
-    if (absl::Status status =
-            poller_->Change(watched.token, {reader != nullptr, writer != nullptr});
-        !status.ok()) {
-      return status;
-    }
-    watched.reader = reader;
-    watched.writer = writer;
-    return absl::OkStatus();
-  }
-  if (const auto other = by_fd_.find(fd); other != by_fd_.end()) {
-    IDescriptor& old = *other->second;
-    if (old.fd() == fd) {
-      return absl::AlreadyExistsError(
-          absl::StrCat(core_->name, ": another object has descriptor ", fd));
-    }
-    // Closed without a word; the number has come back.
-    Forget(watched_.find(&old));
-    lost_[&old] = absl::FailedPreconditionError("its descriptor was closed while it was watched");
-  }
-  auto token = poller_->Add(fd, {reader != nullptr, writer != nullptr});
-  if (!token.ok()) return token.status();
-  lost_.erase(&d);
-  watched_[&d] = {*token, fd, reader, writer};
-  by_token_[*token] = &d;
-  by_fd_[fd] = &d;
-  return absl::OkStatus();
-}
-
-absl::Status EventReactor::Loop::Remove(IDescriptor& d, bool reader, bool writer) {
-  lost_.erase(&d);
-  const auto it = watched_.find(&d);
-  if (it == watched_.end()) return absl::OkStatus();
-  Watched& watched = it->second;
-  if (reader) watched.reader = nullptr;
-  if (writer) watched.writer = nullptr;
-  if (watched.reader == nullptr && watched.writer == nullptr) {
-    Forget(it);
-    return absl::OkStatus();
-  }
-  return poller_->Change(watched.token, {watched.reader != nullptr, watched.writer != nullptr});
-}
-
-std::vector<IDescriptor*> EventReactor::Loop::RemoveAll() {
-  std::map<PollToken, IDescriptor*> in_order(by_token_.begin(), by_token_.end());
-  std::vector<IDescriptor*> all;
-  for (const auto& [token, d] : in_order) {
-    Forget(watched_.find(d));
-    all.push_back(d);
-  }
-  lost_.clear();
-  return all;
-}
-
-// A token is current for as long as its registration is: whatever a callback before this one has
-// removed, closed or registered anew, nothing is told to the wrong object.
-void EventReactor::Loop::RunDescriptor(const Ready& ready) {
-  const auto found = by_token_.find(ready.token);
-  if (found == by_token_.end()) return;
-  IDescriptor& d = *found->second;
-  const auto still_watched = [&] { return by_token_.contains(ready.token); };
-  const auto let_go = [&](absl::Status why) {
-    Forget(watched_.find(&d));
-    Lose(d, std::move(why));
-  };
-  if (ready.closed || d.fd() != watched_.find(&d)->second.fd) {
-    return let_go(absl::FailedPreconditionError("its descriptor was closed while it was watched"));
-  }
-  if (IReadDescriptor* reader = watched_.find(&d)->second.reader; ready.read && reader != nullptr) {
-    absl::Status status = Guarded([&] { return reader->DoRead(); });
-    if (!still_watched()) return;
-    if (!status.ok()) return let_go(std::move(status));
-  }
-  if (!ready.write) return;
-  if (IWriteDescriptor* writer = watched_.find(&d)->second.writer; writer != nullptr) {
-    absl::Status status = Guarded([&] { return writer->DoWrite(); });
-    if (!still_watched()) return;
-    if (!status.ok()) return let_go(std::move(status));
-  }
-}
-
-void EventReactor::Loop::RunLost() {
-  while (!lost_.empty()) {
-    auto node = lost_.extract(lost_.begin());
-    Lose(*node.key(), std::move(node.mapped()));
-  }
-}
-
-void EventReactor::Loop::LoseDescriptors() {
-  descriptors_open_ = false;
-  RunLost();
-  std::vector<PollToken> in_order;
-  for (const auto& [token, d] : by_token_) in_order.push_back(token);
-  std::sort(in_order.begin(), in_order.end());
-  for (const PollToken token : in_order) {
-    const auto found = by_token_.find(token);
-    if (found == by_token_.end()) continue;  // one before it has removed it
-    IDescriptor& d = *found->second;
-    Forget(watched_.find(&d));
-    Lose(d, absl::UnavailableError(absl::StrCat(core_->name, ": the reactor has stopped")));
-  }
-}
-
 // --- triggers, startup, shutdown ----------------------------------------------------------------
 
-void EventReactor::Loop::Fire(SystemEvent event, EventPhase phase,
-                              absl::FunctionRef<void(Deferred<void>)> result) {
-  Triggers& all = triggers(event, phase);
-  while (!all.empty()) {
-    auto trigger = all.extract(all.begin());
-    Work work = [&] { result(trigger.mapped()()); };
-    RunWork(work);
-  }
-}
-
 void EventReactor::Loop::FireBefore(SystemEvent event, absl::Duration timeout) {
-  auto left = std::make_shared<int>(0);
-  Fire(event, EventPhase::kBefore, [&](Deferred<void> deferred) {
-    ++*left;
-    std::move(deferred)
-        .AddBoth([left, core = core_](Result<void> result) {
-          --*left;
-          if (!result.ok()) Tell(core->on_error, core->name, result.failure().status());
-        })
-        .Detach();
-  });
+  const auto left = std::make_shared<int>(0);
+  triggers_.Fire(event, EventPhase::kBefore, left);
   const absl::Duration deadline = Now() + timeout;
   while (*left > 0 && !forced_) {
     if (event == SystemEvent::kStartup && StopWanted()) return;
@@ -632,16 +398,6 @@ void EventReactor::Loop::FireBefore(SystemEvent event, absl::Duration timeout) {
     }
     Turn(rest);
   }
-}
-
-void EventReactor::Loop::FireRest(SystemEvent event, EventPhase phase) {
-  Fire(event, phase, [&](Deferred<void> deferred) {
-    std::move(deferred)
-        .AddBoth([core = core_](Result<void> result) {
-          if (!result.ok()) Tell(core->on_error, core->name, result.failure().status());
-        })
-        .Detach();
-  });
 }
 
 void EventReactor::Loop::StartPool() {
@@ -713,16 +469,16 @@ void EventReactor::Loop::Shutdown() {
   Release();
   DrainPool();
   RunCallsGivenSoFar();  // the pool's results
-  LoseDescriptors();
+  descriptors_.LoseAll();
   core_->running.store(false);
-  FireRest(SystemEvent::kShutdown, EventPhase::kDuring);
-  FireRest(SystemEvent::kShutdown, EventPhase::kAfter);
+  triggers_.Fire(SystemEvent::kShutdown, EventPhase::kDuring);
+  triggers_.Fire(SystemEvent::kShutdown, EventPhase::kAfter);
 }
 
 absl::Status EventReactor::Loop::RunAll() {
   reason_ = absl::OkStatus();
   forced_ = false;
-  descriptors_open_ = true;
+  descriptors_.Open();
   FireBefore(SystemEvent::kStartup, options_.startup_timeout);
   if (options_.handle_signals) {
     auto signals = StopSignals::Install();
@@ -736,8 +492,8 @@ absl::Status EventReactor::Loop::RunAll() {
   }
   StartPool();
   core_->running.store(true);
-  FireRest(SystemEvent::kStartup, EventPhase::kDuring);
-  FireRest(SystemEvent::kStartup, EventPhase::kAfter);
+  triggers_.Fire(SystemEvent::kStartup, EventPhase::kDuring);
+  triggers_.Fire(SystemEvent::kStartup, EventPhase::kAfter);
   SetState(State::kRunning);
   while (!StopWanted()) Turn(absl::InfiniteDuration());
   Shutdown();
@@ -778,9 +534,7 @@ int64_t EventReactor::Loop::Drop() {
   for (; next_call_ < batch_.size(); ++next_call_) batch_[next_call_] = nullptr;
   for (Work& work : queue) work = nullptr;
   count += static_cast<int64_t>(timers_.Drop());
-  for (auto& phases : triggers_) {
-    for (Triggers& triggers : phases) triggers.clear();
-  }
+  triggers_.Clear();
   return count;
 }
 
@@ -891,7 +645,7 @@ std::vector<DelayedCall> EventReactor::delayed_calls() const {
 
 std::vector<IDescriptor*> EventReactor::RemoveAll() {
   if (!core_->MayCall("EventReactor::RemoveAll")) return {};
-  return loop_->RemoveAll();
+  return loop_->descriptors().RemoveAll();
 }
 
 EventReactorStatistics EventReactor::statistics() const {
@@ -956,23 +710,12 @@ std::shared_ptr<workers::IExclusiveWorker> EventReactor::worker() {
 }
 
 absl::StatusOr<uint64_t> EventReactor::WatchEnd(std::function<void()> ended) {
-  if (!ended) return workers::internal::EmptyWorkError(core_->name);
   if (core_->IsForked()) return core_->ForkedError();
-  MutexLock lock(core_->mutex);
-  if (core_->ended) return workers::AlreadyQuitError(core_->name);
-  const uint64_t id = core_->next_watcher++;
-  core_->end_watchers.emplace(id, std::move(ended));
-  return id;
+  return core_->end_watchers.Add(core_->name, std::move(ended));
 }
 
 void EventReactor::UnwatchEnd(uint64_t id) {
-  if (core_->IsForked()) return;
-  std::function<void()> ended;  // destroyed without the lock
-  MutexLock lock(core_->mutex);
-  const auto it = core_->end_watchers.find(id);
-  if (it == core_->end_watchers.end()) return;
-  ended = std::move(it->second);
-  core_->end_watchers.erase(it);
+  if (!core_->IsForked()) core_->end_watchers.Remove(id);
 }
 
 // --- core ---
@@ -992,9 +735,9 @@ absl::Status EventReactor::Run() {
     core.stop_wanted = false;
     core.stop_seen = false;
     core.pool_open = true;
-    core.ended = false;
     core.open.store(true);
   }
+  core.end_watchers.Open();
   workers::WorkerScope scope(core.loop, workers::WorkerScope::OneThread());
   workers::internal::AtEndOfScope leave([this] { loop_->Leave(); });
   return loop_->RunAll();
@@ -1034,16 +777,8 @@ absl::Status EventReactor::CallWhenRunning(Work&& work) {
     loop_->RunWork(now);
     return absl::OkStatus();
   }
-  // Shared, because a function can be copied and a work cannot.
-  auto kept = std::make_shared<Work>(std::move(work));
-  return loop_
-      ->AddTrigger(EventPhase::kAfter, SystemEvent::kStartup,
-                   [kept] {
-                     Work work = std::move(*kept);
-                     std::move(work)();
-                     return Succeed();
-                   })
-      .status();
+  loop_->triggers().AddAfterStartup(std::move(work));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<TriggerId> EventReactor::AddSystemEventTrigger(EventPhase phase, SystemEvent event,
@@ -1053,7 +788,7 @@ absl::StatusOr<TriggerId> EventReactor::AddSystemEventTrigger(EventPhase phase, 
     return status;
   }
   if (!f) return workers::internal::EmptyWorkError(core_->name);
-  return loop_->AddTrigger(phase, event, std::move(f));
+  return loop_->triggers().Add(phase, event, std::move(f));
 }
 
 absl::Status EventReactor::RemoveSystemEventTrigger(TriggerId id) {
@@ -1061,7 +796,7 @@ absl::Status EventReactor::RemoveSystemEventTrigger(TriggerId id) {
       !status.ok()) {
     return status;
   }
-  return loop_->RemoveTrigger(id);
+  return loop_->triggers().Remove(id);
 }
 
 // --- descriptors ---
@@ -1070,28 +805,28 @@ absl::Status EventReactor::AddReader(IReadDescriptor& d) {
   if (absl::Status status = core_->CheckThread("EventReactor::AddReader"); !status.ok()) {
     return status;
   }
-  return loop_->Add(d, &d, nullptr);
+  return loop_->descriptors().Add(d, &d, nullptr);
 }
 
 absl::Status EventReactor::AddWriter(IWriteDescriptor& d) {
   if (absl::Status status = core_->CheckThread("EventReactor::AddWriter"); !status.ok()) {
     return status;
   }
-  return loop_->Add(d, nullptr, &d);
+  return loop_->descriptors().Add(d, nullptr, &d);
 }
 
 absl::Status EventReactor::RemoveReader(IReadDescriptor& d) {
   if (absl::Status status = core_->CheckThread("EventReactor::RemoveReader"); !status.ok()) {
     return status;
   }
-  return loop_->Remove(d, true, false);
+  return loop_->descriptors().Remove(d, true, false);
 }
 
 absl::Status EventReactor::RemoveWriter(IWriteDescriptor& d) {
   if (absl::Status status = core_->CheckThread("EventReactor::RemoveWriter"); !status.ok()) {
     return status;
   }
-  return loop_->Remove(d, false, true);
+  return loop_->descriptors().Remove(d, false, true);
 }
 
 }  // namespace reactor

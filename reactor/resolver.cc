@@ -162,8 +162,7 @@ struct Resolver::Job {
   std::set<uint64_t> waiters;
 };
 
-// --- what the threads share with the resolver
-// -----------------------------------------------------
+// --- what the threads share with the resolver ----------------------------------------------------
 
 // A turn is a work of the pool that runs the look-up at the head of the queue, if there is one.
 // Invariant: turns that were taken and have not begun == queue.size() + shells; and shells are used
@@ -247,8 +246,7 @@ std::vector<std::string> Resolver::Desk::Close() {
   return names;
 }
 
-// --- the reactor thread's
-// -------------------------------------------------------------------------
+// --- the reactor thread's ------------------------------------------------------------------------
 
 // Owned by the resolver; works and callbacks that others keep hold it weakly. So its Promises die
 // where the resolver does.
@@ -466,12 +464,10 @@ void Resolver::Core::Close() {
   jobs.clear();
   FailAll(absl::AbortedError(absl::StrCat(name, ": the resolver is gone")));
   if (left_behind.empty()) return;
-  workers::ErrorReport report;
-  report.worker = name;
-  report.status = absl::AbortedError(
-      absl::StrCat("look-ups still run, and are left behind with their threads: ",
-                   absl::StrJoin(left_behind, ", ")));
-  workers::internal::Report(on_error, report);
+  workers::internal::Report(on_error, name,
+                            absl::AbortedError(absl::StrCat(
+                                "look-ups still run, and are left behind with their threads: ",
+                                absl::StrJoin(left_behind, ", "))));
 }
 
 void Resolver::Desk::RunTurn() {
@@ -504,8 +500,7 @@ void Resolver::Desk::RunTurn() {
   if (thrown.has_value()) job->result = *thrown;
 }
 
-// --- the resolver
-// -----------------------------------------------------------------------------------
+// --- the resolver --------------------------------------------------------------------------------
 
 absl::StatusOr<std::unique_ptr<Resolver>> Resolver::Create(IReactorThreads& reactor,
                                                            IReactorTime& time,
@@ -533,10 +528,7 @@ Resolver::~Resolver() {
     return;
   }
   if (absl::Status status = core_->CheckThread("~Resolver"); !status.ok()) {
-    workers::ErrorReport report;
-    report.worker = core_->name;
-    report.status = std::move(status);
-    workers::internal::Report(core_->on_error, report);
+    workers::internal::Report(core_->on_error, core_->name, std::move(status));
     new std::shared_ptr<Core>(core_);  // leaked: it is not ours to touch
     return;
   }

@@ -238,8 +238,7 @@ absl::Status BlockingWait::Wait(IReactorThreads& reactor, absl::Duration timeout
   const std::shared_ptr<BlockingWait> self = shared_from_this();
   // It may be called before WatchEnd has returned.
   const absl::StatusOr<uint64_t> watch = reactor.WatchEnd([self, name] {
-    self->Fail(absl::UnavailableError(absl::StrCat(name, ": the reactor stops")));
-    self->CancelTail();
+    self->GiveUp(absl::UnavailableError(absl::StrCat(name, ": the reactor stops")));
   });
   if (!watch.ok()) return refused(watch.status());
   reactor_ = &reactor;
@@ -326,22 +325,35 @@ void BlockingWait::Look() {
   }
   const absl::Status status = scope->Awaits(awaited->ticket);
   const std::string work = Named(awaited->what, awaited->site);
-  if (!status.ok()) {
-    Fail(absl::FailedPreconditionError(
-        absl::StrCat(Named(kBlocking, site_), " waits for ", work, ", but ", status.message())));
-  }
   {
     MutexLock lock(mutex_);
     looking_ = false;
   }
   changed_.Signal();
-  if (!status.ok()) Abandon();
+  if (status.ok()) return;
+  GiveUp(absl::FailedPreconditionError(
+      absl::StrCat(Named(kBlocking, site_), " waits for ", work, ", but ", status.message())));
+  reactor_->UnwatchEnd(watch_);
 }
 
 // The wait is over, and whatever it was for is cancelled. Reactor thread.
 void BlockingWait::Abandon() {
   reactor_->UnwatchEnd(watch_);
   CancelTail();
+}
+
+// The wait is over because of `why`. First the cancelling: the thread that waits may be the one
+// that would run what it waited for. Reactor thread.
+void BlockingWait::GiveUp(absl::Status why) {
+  const bool ours = Claim();
+  CancelTail();
+  if (!ours) return;
+  {
+    MutexLock lock(mutex_);
+    phase_ = kEnded;
+    why_ = std::move(why);
+  }
+  changed_.Signal();
 }
 
 void BlockingWait::CancelTail() {

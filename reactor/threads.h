@@ -393,6 +393,7 @@ class BlockingWait : public std::enable_shared_from_this<BlockingWait> {
   void Start();
   void Look();
   void Abandon();
+  void GiveUp(absl::Status why);
   void CancelTail();
   bool Claim();
   void Publish();

@@ -33,12 +33,7 @@ struct TimerQueue::Core {
   // For methods that return no status.
   bool MayCall(absl::string_view method) const {
     const absl::Status status = Check(method);
-    if (!status.ok()) {
-      workers::ErrorReport report;
-      report.worker = options.name;
-      report.status = status;
-      workers::internal::Report(options.on_error, report);
-    }
+    if (!status.ok()) workers::internal::Report(options.on_error, options.name, status);
     return status.ok();
   }
 

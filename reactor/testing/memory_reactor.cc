@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <deque>
 #include <optional>
-#include <sstream>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
-#include "reactor/failure.h"
+#include "reactor/internal/end_watchers.h"
+#include "reactor/internal/loop_thread.h"
 #include "workers/internal/misuse.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
@@ -27,11 +27,21 @@ namespace {
 
 enum class State { kIdle, kStarting, kRunning, kStopping, kStopped };
 
-std::string ToString(ThreadId thread) {
-  std::ostringstream text;
-  text << thread;
-  return text.str();
-}
+// Watches nothing: the test says what is ready.
+class NoPoller final : public Poller {
+ public:
+  absl::StatusOr<PollToken> Add(int fd, Interest) override { return MakePollToken(++added_, fd); }
+  absl::Status Change(PollToken, Interest) override { return absl::OkStatus(); }
+  void Remove(PollToken) override {}
+  bool IsCurrent(PollToken) const override { return true; }
+  absl::Status Wait(absl::Duration, std::vector<Ready>& ready) override {
+    ready.clear();
+    return absl::OkStatus();
+  }
+
+ private:
+  uint32_t added_ = 0;
+};
 
 }  // namespace
 
@@ -61,17 +71,7 @@ struct MemoryReactor::Core {
 
   // OK in a step of the loop, and where there is none.
   absl::Status CheckThread(absl::string_view method) const {
-    const ThreadId owner = runner.load();
-    const ThreadId caller = workers::internal::CurrentThread();
-    if (owner == ThreadId() || owner == caller) return absl::OkStatus();
-    const std::string message =
-        absl::StrCat(name, ": ", method, " was called on thread ", ToString(caller),
-                     ", and the reactor runs on thread ", ToString(owner));
-#ifndef NDEBUG
-    workers::internal::DieOfMisuse(message);
-#else
-    return absl::FailedPreconditionError(message);
-#endif
+    return internal::CheckLoopThread(name, method, runner.load());
   }
 
   absl::Status Call(Work&& work) {
@@ -92,6 +92,8 @@ struct MemoryReactor::Core {
   Atomic<State> state = State::kIdle;    // written under the mutex
   Atomic<bool> running = false;
 
+  internal::EndWatchers end_watchers;
+
   mutable workers::internal::Mutex mutex;
   absl::Duration now ABSL_GUARDED_BY(mutex);
   std::deque<Work> queue ABSL_GUARDED_BY(mutex);  // from threads
@@ -101,9 +103,6 @@ struct MemoryReactor::Core {
   std::shared_ptr<ThreadPool> pool ABSL_GUARDED_BY(mutex);
   bool pool_open ABSL_GUARDED_BY(mutex) = true;
   bool pool_runs ABSL_GUARDED_BY(mutex) = false;
-  bool ended ABSL_GUARDED_BY(mutex) = false;
-  uint64_t next_watcher ABSL_GUARDED_BY(mutex) = 1;
-  std::map<uint64_t, std::function<void()>> end_watchers ABSL_GUARDED_BY(mutex);
 };
 
 // The workers of the pool that have not ended.
@@ -157,7 +156,11 @@ MemoryReactor::MemoryReactor(MemoryReactorOptions options)
                .now = [this] { return Now(); },
                .check_thread =
                    [core = core_](absl::string_view method) { return core->CheckThread(method); },
-               .on_error = options.on_error}) {
+               .on_error = options.on_error}),
+      triggers_(options.name, options.on_error),
+      poller_(std::make_unique<NoPoller>()),
+      descriptors_(options.name, options.on_error, *poller_,
+                   [this](IDescriptor& d) { ready_.erase(&d); }) {
   if (options.min_threads < 0 || options.max_threads < options.min_threads) {
     workers::internal::DieOfMisuse(absl::StrCat(options.name, ": a pool of ", options.min_threads,
                                                 " to ", options.max_threads, " threads"));
@@ -208,9 +211,7 @@ MemoryReactor::~MemoryReactor() {
   for (; !queue.empty(); queue.pop_front()) {  // the oldest first
   }
   dropped += static_cast<int64_t>(timers_.Drop());
-  for (auto& phases : triggers_) {
-    for (Triggers& triggers : phases) triggers.clear();
-  }
+  triggers_.Clear();
   workers::internal::ReportDropped(core.on_error, core.name, dropped, "the reactor was destroyed");
 }
 
@@ -230,10 +231,7 @@ void MemoryReactor::RunWork(Work& work) {
 }
 
 void MemoryReactor::Report(absl::Status status) const {
-  workers::ErrorReport report;
-  report.worker = core_->name;
-  report.status = std::move(status);
-  workers::internal::Report(core_->on_error, report);
+  workers::internal::Report(core_->on_error, core_->name, std::move(status));
 }
 
 // --- steps --------------------------------------------------------------------------------------
@@ -249,11 +247,11 @@ absl::Status MemoryReactor::Start() {
     core_->accepting = true;
     core_->stop_wanted = false;
     core_->pool_open = true;
-    core_->ended = false;
   }
-  descriptors_open_ = true;
+  core_->end_watchers.Open();
+  descriptors_.Open();
   Enter("Start", [this] {
-    Fire(SystemEvent::kStartup, EventPhase::kBefore);
+    triggers_.Fire(SystemEvent::kStartup, EventPhase::kBefore, waiting_);
     GoOn();
   });
   return absl::OkStatus();
@@ -271,7 +269,7 @@ bool MemoryReactor::TurnInside() {
     workers::internal::DieOfMisuse(core_->name + ": a step before the first Start");
   }
   if (state == State::kStopped) return false;
-  bool ran = RunLost();
+  bool ran = descriptors_.RunLost();
   ran |= RunDescriptors();
   ran |= timers_.RunDue(Now(), [this](Work& work) { RunWork(work); }) > 0;
   ran |= RunCalls();
@@ -314,7 +312,7 @@ void MemoryReactor::Settle() {
     Turn();
     stepped = false;
     while (StepThread()) stepped = true;
-  } while (stepped || queued_calls() > 0 || !lost_.empty());
+  } while (stepped || queued_calls() > 0 || descriptors_.HasLost());
 }
 
 size_t MemoryReactor::queued_calls() const {
@@ -334,29 +332,6 @@ bool MemoryReactor::RunCalls() {
 }
 
 // --- startup and shutdown -----------------------------------------------------------------------
-
-void MemoryReactor::Fire(SystemEvent event, EventPhase phase) {
-  Triggers& all = triggers_[static_cast<int>(event)][static_cast<int>(phase)];
-  while (!all.empty()) {
-    auto trigger = all.extract(all.begin());
-    Work work = [&] {
-      std::shared_ptr<int> waiting = phase == EventPhase::kBefore ? waiting_ : nullptr;
-      Deferred<void> deferred = trigger.mapped()();
-      if (waiting != nullptr) ++*waiting;
-      std::move(deferred)
-          .AddBoth([waiting, core = core_](Result<void> result) {
-            if (waiting != nullptr) --*waiting;
-            if (result.ok()) return;
-            workers::ErrorReport report;
-            report.worker = core->name;
-            report.status = result.failure().status();
-            workers::internal::Report(core->on_error, report);
-          })
-          .Detach();
-    };
-    RunWork(work);
-  }
-}
 
 // Does what can be done now of the startup or the shutdown. False: nothing.
 bool MemoryReactor::GoOn() {
@@ -379,8 +354,8 @@ bool MemoryReactor::GoOn() {
       if (absl::Status started = pool->Start(); !started.ok()) Report(std::move(started));
     }
     core_->running.store(true);
-    Fire(SystemEvent::kStartup, EventPhase::kDuring);
-    Fire(SystemEvent::kStartup, EventPhase::kAfter);
+    triggers_.Fire(SystemEvent::kStartup, EventPhase::kDuring);
+    triggers_.Fire(SystemEvent::kStartup, EventPhase::kAfter);
     MutexLock lock(core_->mutex);
     core_->state.store(State::kRunning);
     stop_wanted = core_->stop_wanted;
@@ -391,7 +366,7 @@ bool MemoryReactor::GoOn() {
       MutexLock lock(core_->mutex);
       core_->state.store(State::kStopping);
     }
-    Fire(SystemEvent::kShutdown, EventPhase::kBefore);
+    triggers_.Fire(SystemEvent::kShutdown, EventPhase::kBefore, waiting_);
     went = true;
   }
   if (core_->state.load() != State::kStopping || *waiting_ > 0) return went;
@@ -418,20 +393,10 @@ bool MemoryReactor::IsPoolDone() {
 
 void MemoryReactor::EndShutdown() {
   RunCalls();  // the pool's results
-  descriptors_open_ = false;
-  RunLost();
-  while (!watched_.empty()) {
-    // One at a time, in the order in which they were added: each may remove and destroy others.
-    const auto first = std::min_element(
-        watched_.begin(), watched_.end(),
-        [](const auto& a, const auto& b) { return a.second.since < b.second.since; });
-    IDescriptor& d = *first->first;
-    Forget(d);
-    Lose(d, absl::UnavailableError(absl::StrCat(core_->name, ": the reactor has stopped")));
-  }
+  descriptors_.LoseAll();
   core_->running.store(false);
-  Fire(SystemEvent::kShutdown, EventPhase::kDuring);
-  Fire(SystemEvent::kShutdown, EventPhase::kAfter);
+  triggers_.Fire(SystemEvent::kShutdown, EventPhase::kDuring);
+  triggers_.Fire(SystemEvent::kShutdown, EventPhase::kAfter);
   std::deque<Work> last;
   {
     MutexLock lock(core_->mutex);
@@ -444,17 +409,11 @@ void MemoryReactor::EndShutdown() {
 }
 
 void MemoryReactor::ReleaseWatchers() {
-  std::map<uint64_t, std::function<void()>> watchers;
   {
     MutexLock lock(core_->mutex);
     core_->pool_open = false;
-    core_->ended = true;
-    watchers.swap(core_->end_watchers);
   }
-  for (auto& [id, ended] : watchers) {
-    Work work = std::move(ended);
-    RunWork(work);
-  }
+  core_->end_watchers.Release([this](Work& ended) { RunWork(ended); });
 }
 
 // --- time ---------------------------------------------------------------------------------------
@@ -541,22 +500,10 @@ std::shared_ptr<workers::IExclusiveWorker> MemoryReactor::worker() {
 }
 
 absl::StatusOr<uint64_t> MemoryReactor::WatchEnd(std::function<void()> ended) {
-  if (!ended) return workers::internal::EmptyWorkError(core_->name);
-  MutexLock lock(core_->mutex);
-  if (core_->ended) return workers::AlreadyQuitError(core_->name);
-  const uint64_t id = core_->next_watcher++;
-  core_->end_watchers.emplace(id, std::move(ended));
-  return id;
+  return core_->end_watchers.Add(core_->name, std::move(ended));
 }
 
-void MemoryReactor::UnwatchEnd(uint64_t id) {
-  std::function<void()> ended;  // destroyed without the lock
-  MutexLock lock(core_->mutex);
-  const auto it = core_->end_watchers.find(id);
-  if (it == core_->end_watchers.end()) return;
-  ended = std::move(it->second);
-  core_->end_watchers.erase(it);
-}
+void MemoryReactor::UnwatchEnd(uint64_t id) { core_->end_watchers.Remove(id); }
 
 // --- core ---------------------------------------------------------------------------------------
 
@@ -612,15 +559,8 @@ absl::Status MemoryReactor::CallWhenRunning(Work&& work) {
     }
     return absl::OkStatus();
   }
-  // Shared, because a function can be copied and a work cannot.
-  auto kept = std::make_shared<Work>(std::move(work));
-  return AddSystemEventTrigger(EventPhase::kAfter, SystemEvent::kStartup,
-                               [kept] {
-                                 Work work = std::move(*kept);
-                                 std::move(work)();
-                                 return Succeed();
-                               })
-      .status();
+  triggers_.AddAfterStartup(std::move(work));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<TriggerId> MemoryReactor::AddSystemEventTrigger(EventPhase phase, SystemEvent event,
@@ -630,9 +570,7 @@ absl::StatusOr<TriggerId> MemoryReactor::AddSystemEventTrigger(EventPhase phase,
     return status;
   }
   if (!f) return workers::internal::EmptyWorkError(core_->name);
-  const TriggerId id = next_trigger_++;
-  triggers_[static_cast<int>(event)][static_cast<int>(phase)].emplace(id, std::move(f));
-  return id;
+  return triggers_.Add(phase, event, std::move(f));
 }
 
 absl::Status MemoryReactor::RemoveSystemEventTrigger(TriggerId id) {
@@ -640,13 +578,7 @@ absl::Status MemoryReactor::RemoveSystemEventTrigger(TriggerId id) {
       !status.ok()) {
     return status;
   }
-  for (auto& phases : triggers_) {
-    for (Triggers& triggers : phases) {
-      if (auto node = triggers.extract(id)) return absl::OkStatus();
-    }
-  }
-  return absl::NotFoundError(
-      absl::StrCat(core_->name, ": there is no trigger ", id, ", or it has run"));
+  return triggers_.Remove(id);
 }
 
 // --- descriptors --------------------------------------------------------------------------------
@@ -657,169 +589,61 @@ void MemoryReactor::SetReady(IDescriptor& d, Interest ready) {
 }
 
 std::vector<IReadDescriptor*> MemoryReactor::readers() const {
-  std::map<uint64_t, IReadDescriptor*> in_order;
-  for (const auto& [d, watched] : watched_) {
-    if (watched.reader != nullptr) in_order[watched.since] = watched.reader;
-  }
   std::vector<IReadDescriptor*> all;
-  for (const auto& [since, reader] : in_order) all.push_back(reader);
+  for (const auto& [d, watched] : descriptors_.watched()) {
+    if (watched.reader != nullptr) all.push_back(watched.reader);
+  }
   return all;
 }
 
 std::vector<IWriteDescriptor*> MemoryReactor::writers() const {
-  std::map<uint64_t, IWriteDescriptor*> in_order;
-  for (const auto& [d, watched] : watched_) {
-    if (watched.writer != nullptr) in_order[watched.since] = watched.writer;
-  }
   std::vector<IWriteDescriptor*> all;
-  for (const auto& [since, writer] : in_order) all.push_back(writer);
+  for (const auto& [d, watched] : descriptors_.watched()) {
+    if (watched.writer != nullptr) all.push_back(watched.writer);
+  }
   return all;
 }
 
-absl::Status MemoryReactor::Guarded(absl::FunctionRef<absl::Status()> f) const {
-  absl::Status status;
-  const absl::Status thrown = workers::internal::CatchToStatus([&] { status = f(); });
-  if (thrown.ok()) return status;
-  Report(thrown);
-  return thrown;
-}
-
-void MemoryReactor::Forget(IDescriptor& d) {
-  watched_.erase(&d);
-  ready_.erase(&d);
-}
-
-void MemoryReactor::Lose(IDescriptor& d, absl::Status why) {
-  Guarded([&] {
-    d.ConnectionLost(std::move(why));
-    return absl::OkStatus();
-  }).IgnoreError();
-}
-
-bool MemoryReactor::RunLost() {
-  bool ran = false;
-  while (!lost_.empty()) {
-    auto node = lost_.extract(lost_.begin());
-    Lose(*node.key(), std::move(node.mapped()));
-    ran = true;
-  }
-  return ran;
-}
-
 bool MemoryReactor::RunDescriptors() {
-  // A number is of one registration: what a callback before has removed or added anew is not
-  // called.
-  std::map<uint64_t, std::pair<IDescriptor*, Interest>> ready;
-  for (const auto& [d, watched] : watched_) {
+  std::vector<Ready> ready;
+  for (const auto& [d, watched] : descriptors_.watched()) {
     const auto it = ready_.find(d);
-    if (it != ready_.end() && ((it->second.read && watched.reader != nullptr) ||
-                               (it->second.write && watched.writer != nullptr))) {
-      ready[watched.since] = {d, it->second};
-    }
+    if (it == ready_.end()) continue;
+    const bool read = it->second.read && watched.reader != nullptr;
+    const bool write = it->second.write && watched.writer != nullptr;
+    if (read || write) ready.push_back({.token = watched.token, .read = read, .write = write});
   }
   bool ran = false;
-  for (const auto& [since, one] : ready) {
-    const auto [d, interest] = one;
-    const auto still_watched = [&, d = d, since = since] {
-      const auto it = watched_.find(d);
-      return it != watched_.end() && it->second.since == since;
-    };
-    const auto let_go = [&, d = d](absl::Status why) {
-      Forget(*d);
-      Lose(*d, std::move(why));
-    };
-    if (!still_watched()) continue;
-    ran = true;
-    if (d->fd() != watched_.find(d)->second.fd) {
-      let_go(absl::FailedPreconditionError("its descriptor was closed while it was watched"));
-      continue;
-    }
-    if (IReadDescriptor* reader = watched_.find(d)->second.reader;
-        interest.read && reader != nullptr) {
-      absl::Status status = Guarded([&] { return reader->DoRead(); });
-      if (!still_watched()) continue;
-      if (!status.ok()) {
-        let_go(std::move(status));
-        continue;
-      }
-    }
-    if (IWriteDescriptor* writer = watched_.find(d)->second.writer;
-        interest.write && writer != nullptr) {
-      absl::Status status = Guarded([&] { return writer->DoWrite(); });
-      if (still_watched() && !status.ok()) let_go(std::move(status));
-    }
-  }
+  for (const Ready& one : ready) ran |= descriptors_.Run(one);
   return ran;
-}
-
-absl::Status MemoryReactor::Add(IDescriptor& d, IReadDescriptor* reader, IWriteDescriptor* writer) {
-  if (!descriptors_open_) return workers::AlreadyQuitError(core_->name);
-  const int fd = d.fd();
-  if (fd < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(core_->name, ": the descriptor is closed"));
-  }
-  auto it = watched_.find(&d);
-  if (it == watched_.end()) {
-    for (auto& [other, watched] : watched_) {
-      if (watched.fd != fd) continue;
-      if (other->fd() == fd) {
-        return absl::AlreadyExistsError(
-            absl::StrCat(core_->name, ": another object has descriptor ", fd));
-      }
-      // Closed without a word; the number has come back.
-      IDescriptor& old = *other;
-      Forget(old);
-      lost_[&old] = absl::FailedPreconditionError("its descriptor was closed while it was watched");
-      break;
-    }
-    lost_.erase(&d);
-    it = watched_.emplace(&d, Watched{next_watched_++, fd, nullptr, nullptr}).first;
-  } else if (it->second.fd != fd) {
-    // It has another descriptor now, and has not told: it begins anew.
-    it->second.since = next_watched_++;
-    it->second.fd = fd;
-  }
-  if (reader != nullptr) it->second.reader = reader;
-  if (writer != nullptr) it->second.writer = writer;
-  return absl::OkStatus();
 }
 
 absl::Status MemoryReactor::AddReader(IReadDescriptor& d) {
   if (absl::Status status = core_->CheckThread("MemoryReactor::AddReader"); !status.ok()) {
     return status;
   }
-  return Add(d, &d, nullptr);
+  return descriptors_.Add(d, &d, nullptr);
 }
 
 absl::Status MemoryReactor::AddWriter(IWriteDescriptor& d) {
   if (absl::Status status = core_->CheckThread("MemoryReactor::AddWriter"); !status.ok()) {
     return status;
   }
-  return Add(d, nullptr, &d);
+  return descriptors_.Add(d, nullptr, &d);
 }
 
 absl::Status MemoryReactor::RemoveReader(IReadDescriptor& d) {
   if (absl::Status status = core_->CheckThread("MemoryReactor::RemoveReader"); !status.ok()) {
     return status;
   }
-  lost_.erase(&d);
-  const auto it = watched_.find(&d);
-  if (it == watched_.end()) return absl::OkStatus();
-  it->second.reader = nullptr;
-  if (it->second.writer == nullptr) Forget(d);
-  return absl::OkStatus();
+  return descriptors_.Remove(d, true, false);
 }
 
 absl::Status MemoryReactor::RemoveWriter(IWriteDescriptor& d) {
   if (absl::Status status = core_->CheckThread("MemoryReactor::RemoveWriter"); !status.ok()) {
     return status;
   }
-  lost_.erase(&d);
-  const auto it = watched_.find(&d);
-  if (it == watched_.end()) return absl::OkStatus();
-  it->second.writer = nullptr;
-  if (it->second.reader == nullptr) Forget(d);
-  return absl::OkStatus();
+  return descriptors_.Remove(d, false, true);
 }
 
 }  // namespace reactor::test

@@ -16,6 +16,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "reactor/deferred.h"
+#include "reactor/internal/descriptors.h"
+#include "reactor/internal/triggers.h"
 #include "reactor/poller.h"
 #include "reactor/reactor.h"
 #include "reactor/reactor_time.h"
@@ -134,14 +136,6 @@ class MemoryReactor final : public IReactorTime,
  private:
   struct Core;     // what any thread may touch; shared with worker()
   struct Threads;  // the pool's, and what steps them
-  struct Watched {
-    uint64_t since;  // order of being added
-    int fd;
-    IReadDescriptor* reader;
-    IWriteDescriptor* writer;
-  };
-  using Triggers = std::map<TriggerId, std::function<Deferred<void>()>>;
-
   // Calls `f` as a step of the loop.
   void Enter(const char* method, absl::FunctionRef<void()> f);
   void RunWork(workers::Work& work);
@@ -150,13 +144,7 @@ class MemoryReactor final : public IReactorTime,
   bool TurnInside();
   bool RunCalls();
   bool RunDescriptors();
-  bool RunLost();
-  void Forget(IDescriptor& d);
-  void Lose(IDescriptor& d, absl::Status why);
-  absl::Status Guarded(absl::FunctionRef<absl::Status()> f) const;
-  absl::Status Add(IDescriptor& d, IReadDescriptor* reader, IWriteDescriptor* writer);
 
-  void Fire(SystemEvent event, EventPhase phase);
   bool GoOn();
   void EndShutdown();
   void ReleaseWatchers();
@@ -167,15 +155,12 @@ class MemoryReactor final : public IReactorTime,
 
   // The reactor thread's.
   TimerQueue timers_;
-  Triggers triggers_[2][3];  // [event][phase]
-  TriggerId next_trigger_ = 1;
+  internal::Triggers triggers_;
   std::shared_ptr<int> waiting_ = std::make_shared<int>(0);  // Deferreds of `before`, not fired
   std::shared_ptr<workers::ThreadPool> draining_;            // told to quit
-  std::map<IDescriptor*, Watched> watched_;
+  const std::unique_ptr<Poller> poller_;
+  internal::Descriptors descriptors_;
   std::map<IDescriptor*, Interest> ready_;
-  std::map<IDescriptor*, absl::Status> lost_;  // let go, and not told yet
-  uint64_t next_watched_ = 1;
-  bool descriptors_open_ = true;
 };
 
 }  // namespace reactor::test

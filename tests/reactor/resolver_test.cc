@@ -170,8 +170,7 @@ class ResolverTest : public testing::Test {
   std::unique_ptr<Resolver> resolver_;  // the last: its destructor completes what waits
 };
 
-// --- what can be said at once
-// ---------------------------------------------------------------------
+// --- what can be said at once --------------------------------------------------------------------
 
 TEST_F(ResolverTest, LiteralsAreAnsweredAtOnceWithoutAThread) {
   CountingThreadFactory factory;
@@ -264,8 +263,7 @@ TEST_F(ResolverTest, WhatThePoolCannotBeMadeOfIsInvalidArgument) {
       Resolver::Create(*reactor_, clock_, {.limits = {.max_backlog = 0}}).status()));
 }
 
-// --- results
-// ----------------------------------------------------------------------------------------
+// --- results -------------------------------------------------------------------------------------
 
 TEST_F(ResolverTest, AResultComesOnTheReactorThreadWithThePort) {
   names_->Answer("a.example",
@@ -360,8 +358,7 @@ TEST_F(ResolverTest, ALookUpRunsInTheContextOfWhoAskedFirst) {
   EXPECT_THAT(log_, ElementsAre("a: NOT_FOUND: ann"));
 }
 
-// --- coalescing, cancel, timeout
-// --------------------------------------------------------------------
+// --- coalescing, cancel, timeout -----------------------------------------------------------------
 
 TEST_F(ResolverTest, IdenticalLookUpsInFlightAreOne) {
   const auto held = names_->Hold("a.example");
@@ -544,8 +541,7 @@ TEST_F(ResolverTest, ACallbackMayAskAgainCancelOthersAndDestroyTheResolver) {
                  std::string("second: ABORTED: resolver: the resolver is gone")}));
 }
 
-// --- threads
-// ------------------------------------------------------------------------------------------
+// --- threads -------------------------------------------------------------------------------------
 
 TEST_F(ResolverTest, AReactorPoolFullOfBlockedWorkHoldsUpNoLookUp) {
   Gate open;
@@ -626,6 +622,7 @@ TEST_F(ResolverTest, AThreadThatCannotBeStartedIsReportedAndTheLookUpWaitsForThe
     pool_clock.Advance(absl::Seconds(1));
   });
   EXPECT_EQ(log_.back(), "b: 192.0.2.1:0");
+  resolver_ = nullptr;  // before its clock and its factory
 }
 
 TEST_F(ResolverTest, EachThreadIsJoined) {
@@ -644,8 +641,7 @@ TEST_F(ResolverTest, EachThreadIsJoined) {
   EXPECT_THAT(reports_.all(), IsEmpty());
 }
 
-// --- the end
-// --------------------------------------------------------------------------------------------
+// --- the end ------------------------------------------------------------------------------------
 
 TEST_F(ResolverTest, AtTheReactorsEndAllFailsOnceAndTheNextRunLooksAgain) {
   MakeWith(1);
@@ -826,8 +822,7 @@ TEST_F(ResolverTest, InTheChildOfAForkEverythingIsRefused) {
   EXPECT_THAT(log_, ElementsAre(HasSubstr("a: ABORTED")));
 }
 
-// --- misuse, and the end of the process
-// -----------------------------------------------------------
+// --- misuse, and the end of the process ----------------------------------------------------------
 
 using ResolverDeathTest = ResolverTest;
 
@@ -895,8 +890,7 @@ TEST_F(ResolverDeathTest, NorDoesOneOfAResolverThatIsAStatic) {
       testing::ExitedWithCode(7), "left behind with their threads: stuck");
 }
 
-// --- the system's
-// -----------------------------------------------------------------------------------
+// --- the system's --------------------------------------------------------------------------------
 
 TEST_F(ResolverTest, TheSystemKnowsLocalhost) {
   resolver_ = *Resolver::Create(*reactor_, *reactor_, {});

@@ -2267,7 +2267,7 @@ TEST_F(TeamInHand, QuitNowMayDropTheLastReferenceToTheTeam) {
     if (busy) Give("runs");
     int destroyed = 0;
     Team* const raw = team_.get();
-    ASSERT_TRUE(raw->Do([&destroyed, own = std::move(team_),
+    ASSERT_TRUE(raw->Do([own = std::move(team_),
                          probe = OnDestruction([&destroyed] { ++destroyed; })] { FAIL(); })
                     .ok());
     ASSERT_TRUE(raw->Do([probe = OnDestruction([&destroyed] { ++destroyed; })] { FAIL(); }).ok());

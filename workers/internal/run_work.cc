@@ -93,6 +93,13 @@ void Report(const ErrorHandler& handler, const ErrorReport& report) {
   }
 }
 
+void Report(const ErrorHandler& handler, absl::string_view worker, absl::Status status) {
+  ErrorReport report;
+  report.worker = worker;
+  report.status = std::move(status);
+  Report(handler, report);
+}
+
 void ReportDropped(const ErrorHandler& handler, absl::string_view worker, int64_t dropped,
                    absl::string_view why) {
   if (dropped == 0) return;

@@ -33,6 +33,7 @@ bool IsForcedUnwinding();
 
 // Tells `handler`, or stderr if it is empty. Swallows what the handler throws.
 void Report(const ErrorHandler& handler, const ErrorReport& report);
+void Report(const ErrorHandler& handler, absl::string_view worker, absl::Status status);
 
 // Tells `handler` that `dropped` accepted works were destroyed unrun; silent when there are none.
 void ReportDropped(const ErrorHandler& handler, absl::string_view worker, int64_t dropped,
