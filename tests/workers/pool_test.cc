@@ -121,7 +121,7 @@ class WatchingFactory final : public ThreadFactory {
     std::lock_guard lock(mutex_);
     return most_owned_;
   }
-  // The options of the first thousand.
+  // The options of the first hundred.
   std::vector<ThreadOptions> started() const {
     std::lock_guard lock(mutex_);
     return started_;
@@ -150,7 +150,7 @@ class WatchingFactory final : public ThreadFactory {
     std::unique_ptr<Thread> thread_;
   };
 
-  static constexpr size_t kMostKept = 1000;
+  static constexpr size_t kMostKept = 100;
 
   void End() {
     std::lock_guard lock(mutex_);
