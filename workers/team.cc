@@ -150,8 +150,14 @@ struct Team::Core : public std::enable_shared_from_this<Team::Core> {
         clock(options.clock),
         one_wake_at_a_time(options.one_wake_at_a_time),
         coordinator(std::move(options.coordinator)),
-        create_worker(std::move(options.create_worker)) {}
+        create_worker(std::move(options.create_worker)) {
+    // So that a Do does not meet the growth: more are together only while many workers come or go.
+    inbox.reserve(kEvents);
+    events.reserve(kEvents);
+  }
   ~Core();
+
+  static constexpr size_t kEvents = 16;
 
   // --- visits: any thread -----------------------------------------------------------------
 

@@ -26,9 +26,11 @@ struct TeamLimits {
   std::function<int()> soft_limit = {};
   // Beyond the soft limit, while work waits, so many workers are made a second. 0: none are.
   double growth_per_second = 0;
-  int hard_limit = std::numeric_limits<int>::max();           // never more, whatever else says
-  absl::Duration idle_timeout = absl::InfiniteDuration();     // released when idle for so long
-  int64_t max_backlog = std::numeric_limits<int64_t>::max();  // a Do beyond it: ResourceExhausted
+  int hard_limit = std::numeric_limits<int>::max();        // never more, whatever else says
+  absl::Duration idle_timeout = absl::InfiniteDuration();  // released when idle for so long
+  // So many works wait at most, not counting one for each idle worker; a Do beyond that:
+  // ResourceExhausted.
+  int64_t max_backlog = std::numeric_limits<int64_t>::max();
   // A failed creation is tried again after this, doubled up to 1 s; at once when a worker has
   // ended, at Poke and Grow; and when work comes, if no worker lives.
   absl::Duration retry_after = absl::Milliseconds(10);

@@ -161,6 +161,14 @@ class ResolverTest : public testing::Test {
     EXPECT_TRUE(status.ok()) << status;
   }
 
+  // Returns when nothing uses what the resolver was given any more. A turn that had the resolver's
+  // part for a moment longer leaves its threads to the factory.
+  void DestroyAndAwait(CountingThreadFactory& factory) {
+    resolver_ = nullptr;
+    while (factory.joined() + factory.orphaned() < factory.started()) std::this_thread::yield();
+    factory.Finish();
+  }
+
   std::shared_ptr<Names> names_ = std::make_shared<Names>();
   Reports reports_;
   std::unique_ptr<EventReactor> reactor_ = *EventReactor::Create({.handle_signals = false});
@@ -591,8 +599,10 @@ TEST_F(ResolverTest, LookUpsThatBlockHoldUpNoWorkOfTheReactorsPool) {
 }
 
 TEST_F(ResolverTest, ThePoolGrowsWhileLookUpsWaitForStuckOnes) {
+  CountingThreadFactory factory;
   workers::test::ManualClock pool_clock;
   Make({.limits = {.soft_limit = [] { return 1; }, .growth_per_second = 1, .hard_limit = 2},
+        .factory = &factory,
         .clock = &pool_clock});
   const auto stuck = names_->Hold("stuck");
   Run(0, [&] {
@@ -605,11 +615,12 @@ TEST_F(ResolverTest, ThePoolGrowsWhileLookUpsWaitForStuckOnes) {
   });
   EXPECT_EQ(log_[0], "a: 192.0.2.1:0");
   stuck->open.Open();
-  resolver_ = nullptr;
+  DestroyAndAwait(factory);
 }
 
 TEST_F(ResolverTest, AThreadThatCannotBeStartedIsReportedAndTheLookUpWaitsForTheNext) {
-  workers::test::FailingThreadFactory factory;
+  CountingThreadFactory counting;
+  workers::test::FailingThreadFactory factory(counting);
   workers::test::ManualClock pool_clock;
   Make({.factory = &factory, .clock = &pool_clock});
   factory.FailNext(1);
@@ -622,7 +633,7 @@ TEST_F(ResolverTest, AThreadThatCannotBeStartedIsReportedAndTheLookUpWaitsForThe
     pool_clock.Advance(absl::Seconds(1));
   });
   EXPECT_EQ(log_.back(), "b: 192.0.2.1:0");
-  resolver_ = nullptr;  // before its clock and its factory
+  DestroyAndAwait(counting);
 }
 
 TEST_F(ResolverTest, EachThreadIsJoined) {
@@ -633,10 +644,7 @@ TEST_F(ResolverTest, EachThreadIsJoined) {
   });
   EXPECT_GE(factory.started(), 1);
   EXPECT_LE(factory.started(), 17);  // of the timer too
-  resolver_ = nullptr;
-  // A turn that had the resolver's part for a moment longer leaves its threads to the factory.
-  while (factory.joined() + factory.orphaned() < factory.started()) std::this_thread::yield();
-  factory.Finish();
+  DestroyAndAwait(factory);
   EXPECT_EQ(factory.joined(), factory.started());
   EXPECT_THAT(reports_.all(), IsEmpty());
 }

@@ -1897,7 +1897,7 @@ TEST(Team, AnyThreadMayCallAnythingAndEachSnapshotAddsUp) {
         const TeamStatistics now = team->statistics();
         ExpectConsistent(now);
         EXPECT_LE(now.live, 5);
-        EXPECT_LE(now.backlogged, 50);
+        EXPECT_LE(now.backlogged, 50 + 5);  // five may have been idle
         ExpectLater(before, now);
         before = now;
       };
