@@ -1,5 +1,6 @@
 #include "reactor/testing/clock.h"
 
+#include <cstdint>
 #include <utility>
 
 #include "workers/internal/misuse.h"
@@ -13,7 +14,10 @@ using workers::internal::MutexLock;
 Clock::Clock(workers::ErrorHandler on_error)
     : on_error_(std::move(on_error)), timers_({.name = "clock", .now = [this] { return Now(); }}) {}
 
-Clock::~Clock() = default;
+Clock::~Clock() {
+  workers::internal::ReportDropped(on_error_, "clock", static_cast<int64_t>(timers_.Drop()),
+                                   "the clock was destroyed");
+}
 
 void Clock::Advance(absl::Duration by) {
   if (by < absl::ZeroDuration()) {

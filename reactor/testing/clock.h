@@ -18,14 +18,15 @@ namespace reactor::test {
 
 // Time stands still but in Advance and Pump. It has the timer queue of the real reactor, and no
 // thread: one thread at a time may use it; Now: any thread. Its destructor destroys, unrun, what
-// still waits.
+// still waits, and reports it.
 //
 //   reactor::test::Clock clock;
 //   absl::StatusOr<reactor::DelayedCall> call = clock.CallLater(absl::Seconds(5), [] { Ring(); });
 //   clock.Advance(absl::Seconds(5));  // rings
 class Clock final : public IReactorTime {
  public:
-  // `on_error` hears of works that throw; empty: one line on stderr.
+  // `on_error` hears of works that throw, and of those that were destroyed unrun; empty: one line
+  // on stderr.
   explicit Clock(workers::ErrorHandler on_error = {});
   ~Clock() override;
 

@@ -18,6 +18,8 @@ using ::reactor::EventPhase;
 using ::reactor::Fail;
 using ::reactor::IDescriptor;
 using ::reactor::Interest;
+using ::reactor::IReactorCore;
+using ::reactor::IReactorTime;
 using ::reactor::IReadDescriptor;
 using ::reactor::IWriteDescriptor;
 using ::reactor::MakeDeferred;
@@ -265,27 +267,6 @@ TEST_P(ReactorContract, StopWhenItDoesNotRunOrWasStoppedIsAnError) {
           [&] { EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop())); });
   RunToTheEnd(*reactor);
   EXPECT_TRUE(absl::IsFailedPrecondition(reactor->Stop()));
-}
-
-TEST_P(ReactorContract, TimersRunInTheirOrderAndNotBeforeTheirTime) {
-  Reactor* const reactor = New();
-  std::string order;
-  const absl::Duration begin = reactor->Now();
-  Later(*reactor, absl::Milliseconds(3), [&] { order += '3'; });
-  Later(*reactor, absl::Milliseconds(1), [&] { order += '1'; });
-  Later(*reactor, absl::Milliseconds(2), [&] { order += '2'; });
-  Later(*reactor, absl::Milliseconds(4), [&] {
-    EXPECT_GE(reactor->Now() - begin, absl::Milliseconds(4));
-    Stop(*reactor);
-  });
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(order, "123");
-}
-
-TEST_P(ReactorContract, WrongDelaysAreInvalid) {
-  Reactor* const reactor = New();
-  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallLater(-absl::Seconds(1), [] {}).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(reactor->CallLater(absl::Seconds(1), nullptr).status()));
 }
 
 TEST_P(ReactorContract, TriggersRunByPhaseInTheirOrderAndRunningFollows) {
@@ -660,26 +641,6 @@ TEST_P(ReactorContract, R10_RunInsideRunAndInAnotherThreadIsAnError) {
   RunToTheEnd(*reactor);
 }
 
-TEST_P(ReactorContract, TimersAreCancelledResetAndDelayed) {
-  Reactor* const reactor = New();
-  std::string order;
-  DelayedCall cancelled = Later(*reactor, absl::Milliseconds(1), [] { FAIL(); });
-  DelayedCall reset = Later(*reactor, absl::Hours(1), [&] { order += 'b'; });
-  DelayedCall delayed = Later(*reactor, absl::ZeroDuration(), [&] {
-    order += 'c';
-    Stop(*reactor);
-  });
-  Later(*reactor, absl::ZeroDuration(), [&] {
-    order += 'a';
-    EXPECT_TRUE(cancelled.Cancel().ok());
-    EXPECT_TRUE(reset.Reset(absl::Milliseconds(1)).ok());
-  });
-  EXPECT_TRUE(delayed.Delay(absl::Milliseconds(30)).ok());
-  RunToTheEnd(*reactor);
-  EXPECT_EQ(order, "abc");
-  EXPECT_TRUE(absl::IsFailedPrecondition(delayed.Cancel()));  // already called
-}
-
 TEST_P(ReactorContract, TheWrongThreadIsDetectedInEveryBuild) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   Reactor* const reactor = New();
@@ -998,4 +959,111 @@ TEST_P(ReactorContract, TimersCallsAndDescriptorsTakeTurns) {
   EXPECT_EQ(timers, 50);
   EXPECT_GE(calls, 40);
   EXPECT_GE(d.writes_, 40);
+}
+
+// --- time ---------------------------------------------------------------------------------------
+
+reactor::test::TimeParts reactor::test::TimeOf(ReactorParts reactor) {
+  IReactorTime* const time = reactor.time;
+  IReactorCore* const core = reactor.core;
+  return {.owner = std::move(reactor.owner), .time = time, .pass = [time, core](absl::Duration d) {
+            ::Later(*time, d, [core] { ::Stop(*core); });
+            RunToTheEnd(*core);
+          }};
+}
+
+DelayedCall ReactorTimeContract::Later(absl::Duration delay, Work work) {
+  return ::Later(*parts_.time, delay, std::move(work));
+}
+
+TEST_P(ReactorTimeContract, CallsRunInTheOrderOfTheirTimesAndNotBefore) {
+  std::string order;
+  const absl::Duration begin = Now();
+  const auto note = [&](char name, int milliseconds) {
+    return [&, name, milliseconds] {
+      EXPECT_GE(Now() - begin, absl::Milliseconds(milliseconds));
+      order += name;
+    };
+  };
+  Later(absl::Milliseconds(3), note('d', 3));
+  Later(absl::Milliseconds(1), note('a', 1));
+  const DelayedCall second = Later(absl::Milliseconds(2), note('b', 2));
+  Later(second.time() - Now(), note('c', 2));
+  EXPECT_EQ(order, "");
+  Pass(absl::Milliseconds(10));
+  EXPECT_EQ(order, "abcd");
+}
+
+TEST_P(ReactorTimeContract, ADelayOfZeroIsALaterTurn) {
+  std::string order;
+  Later(absl::ZeroDuration(), [&] {
+    Later(absl::ZeroDuration(), [&] { order += 'c'; });
+    order += 'b';
+  });
+  order += 'a';
+  Pass(absl::Milliseconds(10));
+  EXPECT_EQ(order, "abc");
+}
+
+TEST_P(ReactorTimeContract, WrongDelaysAreInvalidAndLeaveTheWork) {
+  IReactorTime& time = *parts_.time;
+  for (const absl::Duration delay : {-absl::Nanoseconds(1), absl::InfiniteDuration()}) {
+    Work work = [] {};
+    EXPECT_TRUE(absl::IsInvalidArgument(time.CallLater(delay, std::move(work)).status()));
+    EXPECT_TRUE(work);
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(time.CallLater(absl::ZeroDuration(), nullptr).status()));
+}
+
+TEST_P(ReactorTimeContract, CallsAreCancelledResetAndDelayed) {
+  std::string order;
+  auto token = std::make_shared<int>();
+  DelayedCall cancelled = Later(absl::Milliseconds(1), [token] { FAIL(); });
+  DelayedCall reset = Later(absl::Hours(1), [&] { order += 'b'; });
+  DelayedCall delayed = Later(absl::ZeroDuration(), [&] { order += 'c'; });
+  Later(absl::ZeroDuration(), [&] {
+    order += 'a';
+    EXPECT_TRUE(cancelled.Cancel().ok());
+    EXPECT_EQ(token.use_count(), 1);
+    EXPECT_TRUE(reset.Reset(absl::ZeroDuration()).ok());
+    EXPECT_TRUE(reset.active());
+  });
+  EXPECT_TRUE(delayed.Delay(absl::Milliseconds(20)).ok());
+  Pass(absl::Milliseconds(30));
+  EXPECT_EQ(order, "abc");
+}
+
+TEST_P(ReactorTimeContract, AHandleTellsWhatBecameOfItsCall) {
+  DelayedCall called = Later(absl::ZeroDuration(), [] {});
+  DelayedCall cancelled = Later(absl::ZeroDuration(), [] {});
+  DelayedCall waiting = Later(absl::Hours(1), [] {});
+  EXPECT_TRUE(cancelled.Cancel().ok());
+  Pass(absl::Milliseconds(1));
+  EXPECT_FALSE(called.active());
+  EXPECT_THAT(std::string(called.Cancel().message()), HasSubstr("already called"));
+  EXPECT_FALSE(cancelled.active());
+  EXPECT_THAT(std::string(cancelled.Cancel().message()), HasSubstr("already cancelled"));
+  EXPECT_TRUE(waiting.active());
+  Destroy();
+  EXPECT_FALSE(waiting.active());
+  EXPECT_THAT(std::string(waiting.Cancel().message()), HasSubstr("gone"));
+}
+
+TEST_P(ReactorTimeContract, AThrowingCallIsReportedAndTheNextRuns) {
+  bool ran = false;
+  Later(absl::ZeroDuration(), [] { throw std::runtime_error("boom"); });
+  Later(absl::ZeroDuration(), [&] { ran = true; });
+  Pass(absl::Milliseconds(1));
+  EXPECT_TRUE(ran);
+  EXPECT_THAT(errors_, ElementsAre("std::runtime_error: boom"));
+}
+
+TEST_P(ReactorTimeContract, WhatWaitsAtItsEndIsDestroyedAndReported) {
+  auto token = std::make_shared<int>();
+  Later(absl::Seconds(1), [token] { FAIL(); });
+  Later(absl::Seconds(1), [token] { FAIL(); });
+  Destroy();
+  EXPECT_EQ(token.use_count(), 1);
+  ASSERT_EQ(errors_.size(), 1u);
+  EXPECT_THAT(errors_[0], testing::EndsWith(" 2"));
 }

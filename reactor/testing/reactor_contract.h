@@ -11,6 +11,8 @@
 // and depend on @iworker//reactor/testing:reactor_contract. Its Run has to stop by itself for
 // Stop, and to handle no signals. Whatever the tests want of other threads they have got before
 // they call Run: so the suite is also for a reactor whose time leaps, as that of a MemoryReactor.
+//
+// ReactorTimeContract is the part of it that is for anything that only can call later, as a Clock.
 
 #ifndef REACTOR_TESTING_REACTOR_CONTRACT_H_
 #define REACTOR_TESTING_REACTOR_CONTRACT_H_
@@ -60,6 +62,19 @@ ReactorParts PartsOf(std::unique_ptr<R> reactor) {
           .core = owner.get(),
           .descriptors = owner.get()};
 }
+
+// Something that can call later.
+struct TimeParts {
+  std::shared_ptr<void> owner;
+  IReactorTime* time = nullptr;
+  // Lets so much time pass, and runs what becomes due; at least two turns. Called once.
+  std::function<void(absl::Duration)> pass = {};
+};
+
+using TimeFactory = std::function<TimeParts(workers::ErrorHandler on_error)>;
+
+// Time passes while the reactor runs.
+TimeParts TimeOf(ReactorParts reactor);
 
 }  // namespace reactor::test
 
@@ -143,6 +158,20 @@ class ReactorContract : public testing::TestWithParam<reactor::test::ReactorFact
   mutable workers::internal::Mutex mutex_;
   std::vector<std::string> errors_ ABSL_GUARDED_BY(mutex_);
   std::unique_ptr<Reactor> reactor_;
+};
+
+class ReactorTimeContract : public testing::TestWithParam<reactor::test::TimeFactory> {
+ protected:
+  reactor::DelayedCall Later(absl::Duration delay, workers::Work work);
+  absl::Duration Now() const { return parts_.time->Now(); }
+  void Pass(absl::Duration time) { parts_.pass(time); }
+  void Destroy() { parts_ = {}; }
+
+  std::vector<std::string> errors_;
+  reactor::test::TimeParts parts_ = GetParam()([this](const workers::ErrorReport& report) {
+    errors_.push_back(std::string(report.status.message()) +
+                      (report.dropped > 0 ? " " + std::to_string(report.dropped) : ""));
+  });
 };
 
 #endif  // REACTOR_TESTING_REACTOR_CONTRACT_H_

@@ -5,10 +5,12 @@
 #include <memory>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "reactor/event_reactor.h"
 #include "reactor/poll_poller.h"
 #include "reactor/poller.h"
+#include "reactor/testing/clock.h"
 #include "reactor/testing/memory_reactor.h"
 #include "workers/worker.h"
 
@@ -40,6 +42,25 @@ INSTANTIATE_TEST_SUITE_P(Epoll, ReactorContract, testing::Values(test::ReactorFa
 INSTANTIATE_TEST_SUITE_P(Poll, ReactorContract, testing::Values(test::ReactorFactory(MakePoll)));
 INSTANTIATE_TEST_SUITE_P(Memory, ReactorContract,
                          testing::Values(test::ReactorFactory(MakeMemory)));
+
+INSTANTIATE_TEST_SUITE_P(Epoll, ReactorTimeContract,
+                         testing::Values(test::TimeFactory([](workers::ErrorHandler on_error) {
+                           return test::TimeOf(MakeEpoll(std::move(on_error)));
+                         })));
+INSTANTIATE_TEST_SUITE_P(Memory, ReactorTimeContract,
+                         testing::Values(test::TimeFactory([](workers::ErrorHandler on_error) {
+                           return test::TimeOf(MakeMemory(std::move(on_error)));
+                         })));
+INSTANTIATE_TEST_SUITE_P(Clock, ReactorTimeContract,
+                         testing::Values(test::TimeFactory([](workers::ErrorHandler on_error) {
+                           auto clock = std::make_shared<test::Clock>(std::move(on_error));
+                           return test::TimeParts{
+                               .owner = clock,
+                               .time = clock.get(),
+                               .pass = [c = clock.get()](absl::Duration d) {
+                                 c->Pump({absl::ZeroDuration(), absl::ZeroDuration(), d});
+                               }};
+                         })));
 
 }  // namespace
 }  // namespace reactor

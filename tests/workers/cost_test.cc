@@ -131,7 +131,8 @@ void Rounds(IWorker& worker, int rounds, int count) {
     Gate done;
   };
   for (int i = 0; i < rounds; ++i) {
-    Round round{.left = count};
+    Round round;
+    round.left = count;
     struct Down {
       Round* round;
       void operator()() && {
