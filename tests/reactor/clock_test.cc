@@ -99,26 +99,6 @@ TEST(Clock, PumpAdvancesStepByStep) {
 }
 
 // The original takes a negative delay.
-TEST(Clock, WrongDelaysAreInvalid) {
-  Clock clock;
-  EXPECT_TRUE(absl::IsInvalidArgument(clock.CallLater(-absl::Seconds(1), [] {}).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(clock.CallLater(absl::Seconds(1), nullptr).status()));
-  EXPECT_TRUE(clock.pending().empty());
-}
-
-TEST(Clock, AThrowingCallIsReportedAndTheNextRuns) {
-  std::vector<std::string> told;
-  Clock clock([&](const workers::ErrorReport& report) {
-    told.push_back(std::string(report.worker) + ": " + std::string(report.status.message()));
-  });
-  bool ran = false;
-  ASSERT_TRUE(clock.CallLater(absl::Seconds(1), [] { throw std::runtime_error("boom"); }).ok());
-  ASSERT_TRUE(clock.CallLater(absl::Seconds(1), [&] { ran = true; }).ok());
-  clock.Advance(absl::Seconds(1));
-  EXPECT_TRUE(ran);
-  EXPECT_THAT(told, ElementsAre("clock: std::runtime_error: boom"));
-}
-
 TEST(Clock, AHandleOutlivesItsClock) {
   DelayedCall call;
   auto token = std::make_shared<int>();
