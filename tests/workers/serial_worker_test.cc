@@ -498,6 +498,7 @@ TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfEachHotOne) {
 
 TEST(SerialWorker, IsAtMost56Bytes) { EXPECT_LE(sizeof(SerialWorker), 56u); }
 
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 // The memory of this process that is in the machine's, in bytes.
 int64_t ResidentBytes() {
   int64_t total = 0;
@@ -506,7 +507,6 @@ int64_t ResidentBytes() {
   return resident * sysconf(_SC_PAGESIZE);
 }
 
-#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 TEST(SerialWorker, AMillionOfThemCostAtMost70BytesEach) {
   constexpr int kMillion = 1'000'000;
   MemoryWorker base = CreateMemoryWorker();
