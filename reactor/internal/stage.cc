@@ -252,7 +252,9 @@ void Stage::Unref() {
     status.ForEachPayload([&report](absl::string_view url, const absl::Cord& payload) {
       report.SetPayload(url, payload);
     });
+    ++refs;  // the handler may end the Promise
     ReportTo(context, std::move(report), failure->exception());
+    --refs;
   }
   if (refs == 0 || (ends()->fetch_or(kHandleLeft) & kPromiseLeft)) delete this;
 }

@@ -930,6 +930,29 @@ TEST(DeferredUnhandled, CancelledAndLetGoIsReportedAtOnceThoughThePromiseLives) 
   EXPECT_EQ(reports.Take().status.code(), absl::StatusCode::kCancelled);
 }
 
+// The last reference is the Promise's while the handler is told, and the handler ends it.
+TEST(DeferredUnhandled, TheHandlerMayEndThePromise) {
+  for (const bool fires : {false, true}) {
+    Promise<int> promise;
+    int reports = 0;
+    ContextScope scope(
+        Context::Current().With(kFailureHandler, ErrorHandler([&](const ErrorReport& report) {
+                                  ++reports;
+                                  EXPECT_TRUE(absl::IsCancelled(report.status));
+                                  if (fires) {
+                                    EXPECT_TRUE(promise.Callback(1).ok());
+                                  } else {
+                                    promise = Promise<int>();
+                                  }
+                                })));
+    auto made = MakeDeferred<int>();
+    promise = std::move(made.second);
+    made.first.Cancel();
+    std::move(made.first).Detach();
+    EXPECT_EQ(reports, 1);
+  }
+}
+
 TEST(DeferredUnhandled, TheStatusKeepsItsPayloads) {
   Reports reports;
   absl::Status status = absl::NotFoundError("no");
