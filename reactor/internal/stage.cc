@@ -107,6 +107,10 @@ class Trampoline::Active {
       if (ready_ == nullptr) return;
       from_ = std::exchange(ready_, ready_->queued);
       Stage* const next = std::exchange(from_->next, nullptr);
+      if (next == nullptr) {  // was in a frame that has been destroyed meanwhile
+        std::exchange(from_, nullptr)->Unref();
+        continue;
+      }
       next->upstream = nullptr;
       next->sites = from_->sites;
       // Comes of one of another home, on a thread: see Home::MayWaitFor.

@@ -257,6 +257,45 @@ TEST(Coroutine, OneThatAwaitsItselfFails) {
   EXPECT_TRUE(absl::IsFailedPrecondition(seen)) << seen;
 }
 
+// A coroutine of another library's.
+struct Foreign {
+  struct promise_type {
+    Foreign get_return_object() {
+      return {std::coroutine_handle<promise_type>::from_promise(*this)};
+    }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_always final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
+  };
+  std::coroutine_handle<promise_type> handle;
+};
+
+// What it awaits may have fired by then, and be about to resume it.
+TEST(Coroutine, OneOfAnotherLibrarysMayBeDestroyedWhileItWaits) {
+  for (const bool fires : {false, true}) {
+    auto start = MakeDeferred<void>();
+    auto made = MakeDeferred<int>();
+    bool resumed = false;
+    const auto run = [](Deferred<int> wait, bool& resumed) -> Foreign {
+      co_await std::move(wait);
+      resumed = true;
+    };
+    const Foreign foreign = run(std::move(made.first), resumed);
+    std::move(start.first)
+        .AddCallback([&] {
+          if (fires) {
+            EXPECT_TRUE(made.second.Callback(1).ok());
+          }
+          foreign.handle.destroy();
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_FALSE(resumed);
+    EXPECT_EQ(made.second.Callback(1).ok(), !fires);
+  }
+}
+
 // --- ends -----------------------------------------------------------------------------------
 
 TEST(Coroutine, LocalsAndParametersAreDestroyedBeforeWhatWaitsForItRuns) {
