@@ -206,6 +206,7 @@ class Awaiter final : public Stage {
   void CancelMissed() override {
     if (waiter_ != nullptr) waiter_->cancelling = true;
   }
+  const Stage* below() const override { return waiter_; }
   bool Drop() override {
     coroutine_.destroy();
     return false;

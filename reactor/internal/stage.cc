@@ -369,9 +369,9 @@ absl::Status CheckWait(const Stage& outer, const Stage& inner, absl::string_view
   // shorter one tells.
   const Stage* up = &inner;
   const Stage* down = &outer;
-  while (up->upstream != nullptr && down->next != nullptr) {
+  while (up->upstream != nullptr && down->below() != nullptr) {
     up = up->upstream;
-    down = down->next;
+    down = down->below();
   }
   if (up == &outer) return absl::FailedPreconditionError(absl::StrCat(what, ": its own Deferred"));
   return absl::OkStatus();

@@ -117,6 +117,9 @@ class Stage {
   // A Cancel has come up to here, but what this waits for has fired, and it is about to receive.
   virtual void CancelMissed() {}
 
+  // Whom its result goes to, or what comes of that; may be null.
+  virtual const Stage* below() const { return next; }
+
   // Dropped unrun: destroys what the user gave, and gives up the reference. Any thread. True: it
   // was work of the user's.
   virtual bool Drop() = 0;

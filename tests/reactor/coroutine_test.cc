@@ -257,6 +257,42 @@ TEST(Coroutine, OneThatAwaitsItselfFails) {
   EXPECT_TRUE(absl::IsFailedPrecondition(seen)) << seen;
 }
 
+// Through a coroutine a chain comes to wait for itself.
+TEST(Coroutine, AChainThatReturnsTheCoroutineThatWaitsForItFails) {
+  Deferred<int> own;
+  auto [deferred, promise] = MakeDeferred<int>();
+  const auto run = [](Deferred<int> wait, absl::Status& seen) -> Deferred<int> {
+    Result<int> result = co_await AsResult(std::move(wait));
+    seen = result.status();
+    co_return 0;
+  };
+  absl::Status seen;
+  own = run(std::move(deferred)
+                .AddCallback([&](int) { return std::move(own); })
+                .AddErrback([](const Failure& failure) { return failure; }),
+            seen);
+  EXPECT_TRUE(promise.Callback(1).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(seen)) << seen;
+}
+
+TEST(Coroutine, TwoThatAwaitOneAnotherFail) {
+  auto start = MakeDeferred<void>();
+  const auto run = [](Deferred<void> wait, Deferred<void>& other,
+                      absl::Status& seen) -> Deferred<void> {
+    co_await std::move(wait);
+    seen = (co_await AsResult(std::move(other))).status();
+  };
+  Deferred<void> a;
+  Deferred<void> b;
+  absl::Status seen_by_a;
+  absl::Status seen_by_b;
+  a = run(std::move(start.first), b, seen_by_a);
+  b = run(Succeed(), a, seen_by_b);
+  EXPECT_TRUE(start.second.Callback().ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(seen_by_a)) << seen_by_a;
+  EXPECT_TRUE(seen_by_b.ok()) << seen_by_b;
+}
+
 // A coroutine of another library's.
 struct Foreign {
   struct promise_type {
