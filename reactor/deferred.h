@@ -641,9 +641,11 @@ absl::Status Promise<T>::Fire(Result<T> result, internal::Site site) {
   }
   sites_ = source->sites;
   sites_.SetFired(site);
+  // Not asked later: what is added to what has fired is scheduled there.
+  const bool has_next = source->next != nullptr;
   source->FireWith(std::move(result), site);
   // What runs now may destroy this Promise.
-  if (source->next != nullptr) {
+  if (has_next) {
     internal::Trampoline::Schedule(source);
   } else {
     source->Unref();

@@ -189,8 +189,10 @@ void LeaveAlone(Stage* source) {
 void EndPromise(Stage* source) {
   source->promise_out = false;
   if (!source->fired && !source->cancelling) {  // in its canceller: Cancelled comes of it
+    // As in Promise::Fire.
+    const bool has_next = source->next != nullptr;
     source->Fail(Failure(absl::AbortedError("the Promise died without firing its Deferred")));
-    if (source->next != nullptr) return Trampoline::Schedule(source);
+    if (has_next) return Trampoline::Schedule(source);
   }
   source->Unref();
 }

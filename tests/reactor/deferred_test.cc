@@ -851,6 +851,39 @@ TEST(DeferredCancel, TheCancellerIsReleasedByFiring) {
   Keep(std::move(cancelled));
 }
 
+// What a canceller captured may add to the Deferred when it is destroyed, as that has fired.
+TEST(DeferredCancel, TheEndOfACancellerMayAddACallback) {
+  for (const bool fires : {false, true}) {
+    auto start = MakeDeferred<void>();
+    Deferred<int> deferred;
+    int times = 0;
+    auto other = MakeDeferred<void>();
+    auto got_other = Keep(std::move(other.first));
+    std::shared_ptr<void> capture(nullptr, [&](void*) {
+      deferred = std::move(deferred).AddBoth([&](Result<int>) {
+        ++times;
+        return 1;
+      });
+      EXPECT_TRUE(other.second.Callback().ok());
+    });
+    auto made = MakeDeferred<int>([capture](Promise<int>&) {});
+    capture = nullptr;
+    deferred = std::move(made.first);
+    std::move(start.first)
+        .AddCallback([&, promise = std::move(made.second)]() mutable {
+          if (fires) {
+            EXPECT_TRUE(promise.Callback(1).ok());
+          }
+          promise = Promise<int>();
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_EQ(times, 1);
+    EXPECT_EQ(got_other->times, 1);
+    EXPECT_TRUE(Keep(std::move(deferred))->ok());
+  }
+}
+
 TEST(DeferredCancel, InsideItsOwnCallbackDoesNothing) {
   auto [first, promise] = MakeDeferred<int>();
   Deferred<int> deferred;
