@@ -201,8 +201,9 @@ class [[nodiscard]] Deferred {
 
   // Nobody waits for the result any more. Asks the canceller of what the chain waits for, once; if
   // that does not fire it, or there is none, it fails with absl::CancelledError. Errbacks may still
-  // make a value of that. Does nothing where there is nothing to wait for any more, and may be
-  // called any number of times. What a canceller throws goes to the failure handler.
+  // make a value of that. Where its callbacks are about to run, that is what it waits for next.
+  // Does nothing where there is nothing to wait for any more, and may be called any number of
+  // times. What a canceller throws goes to the failure handler.
   void Cancel();
 
   // Has it a result, which nobody has taken?
@@ -364,7 +365,7 @@ class Source final : public Holder<T> {
     Holder<T>::Fail(std::move(failure));
     canceller_ = nullptr;
   }
-  void CancelHere() override;
+  bool CancelHere() override;
   bool Drop() override {
     canceller_ = nullptr;
     this->GiveUp();
@@ -540,6 +541,10 @@ class Step final : public Holder<U> {
       this->Set(refused);
       return this;
     }
+    if (this->cancel_missed && !inner->fired) {
+      CancelPath(inner);
+      this->cancel_missed = inner->cancel_missed;
+    }
     if (inner->fired) {
       this->Set(static_cast<Holder<U>*>(inner)->TakeResult());
       this->sites = inner->sites;
@@ -563,8 +568,8 @@ class Step final : public Holder<U> {
 };
 
 template <typename T>
-void Source<T>::CancelHere() {
-  if (std::exchange(this->cancelling, true)) return;
+bool Source<T>::CancelHere() {
+  if (std::exchange(this->cancelling, true)) return true;
   this->Ref();
   if (canceller_ == nullptr) {
     swallows = true;
@@ -584,6 +589,7 @@ void Source<T>::CancelHere() {
     }
   }
   this->Unref();
+  return true;
 }
 
 }  // namespace internal
@@ -691,6 +697,7 @@ Deferred<U> Deferred<T>::Add(const char* method, F f) {
   Deferred<U> next = internal::Access::Make<U>(step);
   if (above->fired) {
     above->next = step;
+    step->upstream = above;
     internal::Trampoline::Schedule(above);
   } else {
     internal::Link(*above, *step);

@@ -113,6 +113,7 @@ class Trampoline::Active {
       }
       next->upstream = nullptr;
       next->sites = from_->sites;
+      next->cancel_missed = next->cancel_missed && from_->cancel_missed;
       // Comes of one of another home, on a thread: see Home::MayWaitFor.
       const bool may_run =
           next->home == from_->home || IsAtHome(*next, "the Deferred that it waited for fired");
@@ -267,13 +268,9 @@ void Stage::Unref() {
 
 void CancelPath(Stage* last) {
   Stage* top = last;
-  Stage* below = nullptr;
-  while (top->upstream != nullptr) below = std::exchange(top, top->upstream);
-  if (!top->fired) {
-    top->CancelHere();
-  } else if (below != nullptr) {
-    below->CancelMissed();
-  }
+  while (top->upstream != nullptr) top = top->upstream;
+  if (!top->fired && top->CancelHere()) return;
+  for (Stage* stage = last; stage != nullptr; stage = stage->upstream) stage->cancel_missed = true;
 }
 
 namespace {

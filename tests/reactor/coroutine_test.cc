@@ -741,6 +741,49 @@ TEST(CoroutineCancel, JustBeforeItIsResumedGoesToItsNextWait) {
   EXPECT_EQ(Keep(std::move(outer))->code(), absl::StatusCode::kCancelled);
 }
 
+// As above, but the next wait is at the end of a chain that is about to begin.
+TEST(CoroutineCancel, WhileItRunsGoesToTheWaitOfACallback) {
+  int called = 0;
+  Deferred<int> outer;
+  auto first = MakeDeferred<void>();
+  auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+  const auto run = [](Deferred<int>& outer, Deferred<void> first,
+                      Deferred<int> second) -> Deferred<int> {
+    co_await std::move(first);
+    outer.Cancel();
+    Deferred<int> chain =
+        Succeed().AddCallback([second = std::move(second)]() mutable { return std::move(second); });
+    co_return co_await std::move(chain);
+  };
+  outer = run(outer, std::move(first.first), std::move(second.first));
+  EXPECT_TRUE(first.second.Callback().ok());
+  EXPECT_EQ(called, 1);
+  EXPECT_EQ(Keep(std::move(outer))->code(), absl::StatusCode::kCancelled);
+}
+
+// As two above, with a callback and a coroutine between what fires and the one that is cancelled.
+TEST(CoroutineCancel, JustBeforeItIsResumedGoesThroughLevels) {
+  int called = 0;
+  auto start = MakeDeferred<void>();
+  auto first = MakeDeferred<int>();
+  auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+  const auto run = [](Deferred<int> first, Deferred<int> second) -> Deferred<int> {
+    const int n = co_await std::move(first);
+    co_return n + co_await std::move(second);
+  };
+  Deferred<int> outer = run(AddOne(std::move(first.first).AddCallback([](int n) { return n; })),
+                            std::move(second.first));
+  std::move(start.first)
+      .AddCallback([&] {
+        EXPECT_TRUE(first.second.Callback(1).ok());
+        outer.Cancel();
+      })
+      .Detach();
+  EXPECT_TRUE(start.second.Callback().ok());
+  EXPECT_EQ(called, 1);
+  EXPECT_EQ(Keep(std::move(outer))->code(), absl::StatusCode::kCancelled);
+}
+
 TEST(CoroutineCancel, LocalsAreDestroyed) {
   bool destroyed = false;
   auto [deferred, promise] = MakeDeferred<void>();

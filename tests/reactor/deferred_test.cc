@@ -884,6 +884,65 @@ TEST(DeferredCancel, TheEndOfACancellerMayAddACallback) {
   }
 }
 
+// A Cancel finds what the chain waited for fired, and what it waits for next not begun.
+TEST(DeferredCancel, BetweenTwoWaitsGoesToTheNextOne) {
+  for (const bool fired_before : {false, true}) {
+    int called = 0;
+    auto start = MakeDeferred<void>();
+    auto first = MakeDeferred<int>();
+    auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+    Deferred<int> chain;
+    const auto add = [&] {
+      chain = std::move(first.first).AddCallback([](int n) { return n; }).AddCallback([&](int) {
+        return std::move(second.first);
+      });
+    };
+    if (!fired_before) add();
+    std::move(start.first)
+        .AddCallback([&] {
+          EXPECT_TRUE(first.second.Callback(1).ok());
+          if (fired_before) add();
+          chain.Cancel();
+          EXPECT_EQ(called, 0);
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_EQ(called, 1);
+    EXPECT_EQ(Keep(std::move(chain))->code(), absl::StatusCode::kCancelled);
+  }
+}
+
+// It goes to one wait, and to none that was added below where it was asked for.
+TEST(DeferredCancel, BetweenTwoWaitsGoesToNoOther) {
+  for (const bool waits : {false, true}) {
+    int called = 0;
+    auto start = MakeDeferred<void>();
+    auto first = MakeDeferred<int>();
+    auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+    auto third = MakeDeferred<int>([&](Promise<int>&) { called += 10; });
+    Deferred<int> chain = std::move(first.first).AddCallback([&](int n) {
+      return waits ? std::move(second.first) : Succeed(n);
+    });
+    const auto add = [&] {
+      chain = std::move(chain).AddBoth([&](Result<int>) { return std::move(third.first); });
+    };
+    if (waits) add();
+    std::move(start.first)
+        .AddCallback([&] {
+          EXPECT_TRUE(first.second.Callback(1).ok());
+          chain.Cancel();
+          if (!waits) add();
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_EQ(called, waits ? 1 : 0);
+    EXPECT_FALSE(chain.fired());
+    chain.Cancel();
+    EXPECT_EQ(called, waits ? 11 : 10);
+    Keep(std::move(chain));
+  }
+}
+
 TEST(DeferredCancel, InsideItsOwnCallbackDoesNothing) {
   auto [first, promise] = MakeDeferred<int>();
   Deferred<int> deferred;

@@ -381,6 +381,28 @@ TEST_F(GatherTest, TheLateFiringOfALoserWithoutACancellerIsSwallowed) {
   EXPECT_EQ(got->result->value().value, 1);
 }
 
+// A loser whose first part came with the winner is cancelled in its second.
+TEST_F(GatherTest, ALoserThatIsAboutToWaitIsCancelledToo) {
+  auto start = MakeDeferred<void>();
+  auto a = MakeDeferred<int>();
+  auto b = MakeDeferred<int>();
+  int cancelled = 0;
+  auto slow = MakeDeferred<int>([&](Promise<int>&) { ++cancelled; });
+  std::vector<Deferred<int>> deferreds;
+  deferreds.push_back(std::move(a.first));
+  deferreds.push_back(std::move(b.first).AddCallback([&](int) { return std::move(slow.first); }));
+  auto got = Keep(Race(std::move(deferreds)));
+  std::move(start.first)
+      .AddCallback([&] {
+        EXPECT_TRUE(a.second.Callback(1).ok());
+        EXPECT_TRUE(b.second.Callback(2).ok());
+      })
+      .Detach();
+  EXPECT_TRUE(start.second.Callback().ok());
+  EXPECT_EQ(got->result->value().value, 1);
+  EXPECT_EQ(cancelled, 1);
+}
+
 // A loser that does not let itself be cancelled goes on alone.
 TEST_F(GatherTest, ALoserMayTakeItsTimeToEnd) {
   Several<int> several(1);
