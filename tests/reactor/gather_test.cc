@@ -403,6 +403,36 @@ TEST_F(GatherTest, ALoserThatIsAboutToWaitIsCancelledToo) {
   EXPECT_EQ(cancelled, 1);
 }
 
+// Once it is over nothing of it is kept, however long a loser takes.
+TEST_F(GatherTest, ValuesThatNobodyGetsAreDestroyedWhenItIsOver) {
+  for (const bool cancel : {false, true}) {
+    auto value = std::make_shared<int>(1);
+    auto fails = MakeDeferred<std::shared_ptr<int>>();
+    auto never = MakeDeferred<std::shared_ptr<int>>();
+    const auto stubborn =
+        [](Deferred<void> first,
+           Deferred<std::shared_ptr<int>> second) -> Deferred<std::shared_ptr<int>> {
+      (void)co_await AsResult(std::move(first));
+      co_return co_await std::move(second);
+    };
+    auto first = MakeDeferred<void>();
+    std::vector<Deferred<std::shared_ptr<int>>> deferreds;
+    deferreds.push_back(Succeed(value));
+    deferreds.push_back(std::move(fails.first));
+    deferreds.push_back(stubborn(std::move(first.first), std::move(never.first)));
+    auto all = GatherResults(std::move(deferreds));
+    EXPECT_EQ(value.use_count(), 2);
+    if (cancel) {
+      all.Cancel();
+    } else {
+      EXPECT_TRUE(fails.second.Errback(absl::NotFoundError("no")).ok());
+    }
+    EXPECT_EQ(value.use_count(), 1);
+    EXPECT_FALSE(Keep(std::move(all))->result->ok());
+    EXPECT_TRUE(never.second.Callback(nullptr).ok());
+  }
+}
+
 // A loser that does not let itself be cancelled goes on alone.
 TEST_F(GatherTest, ALoserMayTakeItsTimeToEnd) {
   Several<int> several(1);
