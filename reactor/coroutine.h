@@ -55,7 +55,9 @@ struct ResultOf {
 //
 // Parameters should be values: a reference has to outlive the whole coroutine, and so do the
 // captures of a lambda that is a coroutine. A callback is destroyed when it has returned: one
-// that is a coroutine must have no captures.
+// that is a coroutine must have no captures. g++ 12 destroys the captures of a lambda that is
+// written inside a co_await expression twice: where a capture has a destructor, put the Deferred
+// into a variable first.
 //
 // Its frame is destroyed when it ends, before anything that waited for it runs. Cost: the frame,
 // one allocation for its Deferred, and none for a co_await.

@@ -231,8 +231,9 @@ class [[nodiscard]] Deferred {
 //
 // A Promise that dies unfired fails its Deferred with Aborted. It may do so elsewhere only if it
 // was made with an explicit home: then that is told, by its Do. If the home refuses that, or drops
-// it, the Deferred gets its Aborted when it is next cancelled or destroyed; a chain that nobody
-// holds is destroyed unrun, on that other thread, and its callbacks are reported as dropped.
+// it, the Deferred gets its Aborted when it is destroyed, unless it is cancelled before; a chain
+// that nobody holds is destroyed unrun, on that other thread, and its callbacks are reported as
+// dropped.
 template <typename T>
 class Promise {
   static_assert(!std::is_reference_v<T>,
