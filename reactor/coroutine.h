@@ -55,7 +55,9 @@ struct ResultOf {
 //
 // Parameters should be values: a reference has to outlive the whole coroutine, and so do the
 // captures of a lambda that is a coroutine. A callback is destroyed when it has returned: one
-// that is a coroutine must have no captures.
+// that is a coroutine must have no captures. g++ 12 destroys the captures of a lambda that is
+// written inside a co_await expression twice: where a capture has a destructor, put the Deferred
+// into a variable first.
 //
 // Its frame is destroyed when it ends, before anything that waited for it runs. Cost: the frame,
 // one allocation for its Deferred, and none for a co_await.
@@ -86,7 +88,7 @@ class CoroutineResult final : public Holder<T> {
   using Holder<T>::Holder;
 
   Stage* Receive(Stage&) override { return nullptr; }  // it is set
-  void CancelHere() override { this->cancelling = true; }
+  bool CancelHere() override { return false; }         // it runs
   bool Drop() override {
     this->GiveUp();
     return true;
@@ -159,7 +161,7 @@ class Awaiter final : public Stage {
 
   template <typename P>
   bool await_suspend(std::coroutine_handle<P> coroutine) {
-    if constexpr (requires { coroutine.promise().result().cancelling; }) {
+    if constexpr (requires { coroutine.promise().result().cancel_missed; }) {
       waiter_ = &coroutine.promise().result();
     }
     const absl::Status refused =
@@ -174,15 +176,17 @@ class Awaiter final : public Stage {
     if (waiter_ != nullptr) {
       waiter_->upstream = this;
       detached = waiter_->detached;
+      cancel_missed = waiter_->cancel_missed;
     }
     if (inner->fired) {
       inner->next = this;
+      inner->cancel_missed = cancel_missed;
       upstream = inner;
       Trampoline::Schedule(inner);
       return true;
     }
     Link(*inner, *this);
-    if (waiter_ != nullptr && std::exchange(waiter_->cancelling, false)) CancelPath(this);
+    if (cancel_missed) CancelPath(this);
     return true;
   }
 
@@ -198,14 +202,15 @@ class Awaiter final : public Stage {
 
   Stage* Receive(Stage& from) override {
     result_.emplace(static_cast<Holder<T>&>(from).TakeResult());
-    if (waiter_ != nullptr) waiter_->upstream = nullptr;
+    if (waiter_ != nullptr) {
+      waiter_->upstream = nullptr;
+      waiter_->cancel_missed = waiter_->cancel_missed && cancel_missed;
+    }
     workers::ContextScope scope(context);
     Resume(coroutine_);  // may destroy this
     return nullptr;
   }
-  void CancelMissed() override {
-    if (waiter_ != nullptr) waiter_->cancelling = true;
-  }
+  const Stage* below() const override { return waiter_; }
   bool Drop() override {
     coroutine_.destroy();
     return false;

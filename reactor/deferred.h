@@ -201,8 +201,9 @@ class [[nodiscard]] Deferred {
 
   // Nobody waits for the result any more. Asks the canceller of what the chain waits for, once; if
   // that does not fire it, or there is none, it fails with absl::CancelledError. Errbacks may still
-  // make a value of that. Does nothing where there is nothing to wait for any more, and may be
-  // called any number of times. What a canceller throws goes to the failure handler.
+  // make a value of that. Where its callbacks are about to run, that is what it waits for next.
+  // Does nothing where there is nothing to wait for any more, and may be called any number of
+  // times. What a canceller throws goes to the failure handler.
   void Cancel();
 
   // Has it a result, which nobody has taken?
@@ -230,8 +231,9 @@ class [[nodiscard]] Deferred {
 //
 // A Promise that dies unfired fails its Deferred with Aborted. It may do so elsewhere only if it
 // was made with an explicit home: then that is told, by its Do. If the home refuses that, or drops
-// it, the Deferred gets its Aborted when it is next cancelled or destroyed; a chain that nobody
-// holds is destroyed unrun, on that other thread, and its callbacks are reported as dropped.
+// it, the Deferred gets its Aborted when it is destroyed, unless it is cancelled before; a chain
+// that nobody holds is destroyed unrun, on that other thread, and its callbacks are reported as
+// dropped.
 template <typename T>
 class Promise {
   static_assert(!std::is_reference_v<T>,
@@ -364,7 +366,7 @@ class Source final : public Holder<T> {
     Holder<T>::Fail(std::move(failure));
     canceller_ = nullptr;
   }
-  void CancelHere() override;
+  bool CancelHere() override;
   bool Drop() override {
     canceller_ = nullptr;
     this->GiveUp();
@@ -540,6 +542,10 @@ class Step final : public Holder<U> {
       this->Set(refused);
       return this;
     }
+    if (this->cancel_missed && !inner->fired) {
+      CancelPath(inner);
+      this->cancel_missed = inner->cancel_missed;
+    }
     if (inner->fired) {
       this->Set(static_cast<Holder<U>*>(inner)->TakeResult());
       this->sites = inner->sites;
@@ -563,8 +569,8 @@ class Step final : public Holder<U> {
 };
 
 template <typename T>
-void Source<T>::CancelHere() {
-  if (std::exchange(this->cancelling, true)) return;
+bool Source<T>::CancelHere() {
+  if (std::exchange(this->cancelling, true)) return true;
   this->Ref();
   if (canceller_ == nullptr) {
     swallows = true;
@@ -584,6 +590,7 @@ void Source<T>::CancelHere() {
     }
   }
   this->Unref();
+  return true;
 }
 
 }  // namespace internal
@@ -641,9 +648,11 @@ absl::Status Promise<T>::Fire(Result<T> result, internal::Site site) {
   }
   sites_ = source->sites;
   sites_.SetFired(site);
+  // Not asked later: what is added to what has fired is scheduled there.
+  const bool has_next = source->next != nullptr;
   source->FireWith(std::move(result), site);
   // What runs now may destroy this Promise.
-  if (source->next != nullptr) {
+  if (has_next) {
     internal::Trampoline::Schedule(source);
   } else {
     source->Unref();
@@ -689,6 +698,7 @@ Deferred<U> Deferred<T>::Add(const char* method, F f) {
   Deferred<U> next = internal::Access::Make<U>(step);
   if (above->fired) {
     above->next = step;
+    step->upstream = above;
     internal::Trampoline::Schedule(above);
   } else {
     internal::Link(*above, *step);

@@ -30,13 +30,19 @@ class Tokens : public std::enable_shared_from_this<Tokens> {
     if (is_giving_) return;
     const std::shared_ptr<Tokens> self = shared_from_this();
     is_giving_ = true;
-    workers::internal::AtEndOfScope end([this] { is_giving_ = false; });
-    while (available_ > 0 && !waiting_.empty()) {
-      Promise<DeferredHold> first = std::move(waiting_.front());
-      waiting_.pop_front();
-      --available_;
-      first.Callback(DeferredHold(self)).IgnoreError();
-    }
+    const auto give = [this, &self] {
+      while (available_ > 0 && !waiting_.empty()) {
+        Promise<DeferredHold> first = std::move(waiting_.front());
+        waiting_.pop_front();
+        --available_;
+        first.Callback(DeferredHold(self)).IgnoreError();
+      }
+    };
+    workers::internal::AtEndOfScope end([&] {
+      give();  // the others, where a callback has ended its thread by force
+      is_giving_ = false;
+    });
+    give();
   }
 
   // The semaphore is gone: those who wait will get nothing.

@@ -126,9 +126,11 @@ struct Gathering {
   Promise<U> promise;
   bool is_over = false;
 
-  // Cancels those that have not fired.
+  // It is over: cancels those that have not fired, and destroys what has come.
   void CancelRest() {
-    // Cancel may run callbacks, which come back here.
+    // Both may run code of the user's, which comes back here.
+    const std::vector<std::optional<Result<T>>> unwanted = std::move(results);
+    results.clear();
     std::vector<Deferred<void>> rest = std::move(waiting);
     waiting.clear();
     for (Deferred<void>& deferred : rest) deferred.Cancel();

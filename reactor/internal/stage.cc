@@ -107,8 +107,13 @@ class Trampoline::Active {
       if (ready_ == nullptr) return;
       from_ = std::exchange(ready_, ready_->queued);
       Stage* const next = std::exchange(from_->next, nullptr);
+      if (next == nullptr) {  // was in a frame that has been destroyed meanwhile
+        std::exchange(from_, nullptr)->Unref();
+        continue;
+      }
       next->upstream = nullptr;
       next->sites = from_->sites;
+      next->cancel_missed = next->cancel_missed && from_->cancel_missed;
       // Comes of one of another home, on a thread: see Home::MayWaitFor.
       const bool may_run =
           next->home == from_->home || IsAtHome(*next, "the Deferred that it waited for fired");
@@ -185,8 +190,10 @@ void LeaveAlone(Stage* source) {
 void EndPromise(Stage* source) {
   source->promise_out = false;
   if (!source->fired && !source->cancelling) {  // in its canceller: Cancelled comes of it
+    // As in Promise::Fire.
+    const bool has_next = source->next != nullptr;
     source->Fail(Failure(absl::AbortedError("the Promise died without firing its Deferred")));
-    if (source->next != nullptr) return Trampoline::Schedule(source);
+    if (has_next) return Trampoline::Schedule(source);
   }
   source->Unref();
 }
@@ -252,20 +259,18 @@ void Stage::Unref() {
     status.ForEachPayload([&report](absl::string_view url, const absl::Cord& payload) {
       report.SetPayload(url, payload);
     });
+    ++refs;  // the handler may end the Promise
     ReportTo(context, std::move(report), failure->exception());
+    --refs;
   }
   if (refs == 0 || (ends()->fetch_or(kHandleLeft) & kPromiseLeft)) delete this;
 }
 
 void CancelPath(Stage* last) {
   Stage* top = last;
-  Stage* below = nullptr;
-  while (top->upstream != nullptr) below = std::exchange(top, top->upstream);
-  if (!top->fired) {
-    top->CancelHere();
-  } else if (below != nullptr) {
-    below->CancelMissed();
-  }
+  while (top->upstream != nullptr) top = top->upstream;
+  if (!top->fired && top->CancelHere()) return;
+  for (Stage* stage = last; stage != nullptr; stage = stage->upstream) stage->cancel_missed = true;
 }
 
 namespace {
@@ -363,9 +368,9 @@ absl::Status CheckWait(const Stage& outer, const Stage& inner, absl::string_view
   // shorter one tells.
   const Stage* up = &inner;
   const Stage* down = &outer;
-  while (up->upstream != nullptr && down->next != nullptr) {
+  while (up->upstream != nullptr && down->below() != nullptr) {
     up = up->upstream;
-    down = down->next;
+    down = down->below();
   }
   if (up == &outer) return absl::FailedPreconditionError(absl::StrCat(what, ": its own Deferred"));
   return absl::OkStatus();

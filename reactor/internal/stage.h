@@ -111,11 +111,12 @@ class Stage {
   // Gets `failure` for a result, if it has none.
   virtual void Fail(Failure) {}
 
-  // A Cancel has come up to here: nothing is above, and there is no result.
-  virtual void CancelHere() {}
+  // A Cancel has come up to here: nothing is above, and there is no result. False: it is for the
+  // next wait.
+  virtual bool CancelHere() { return true; }
 
-  // A Cancel has come up to here, but what this waits for has fired, and it is about to receive.
-  virtual void CancelMissed() {}
+  // Whom its result goes to, or what comes of that; may be null.
+  virtual const Stage* below() const { return next; }
 
   // Dropped unrun: destroys what the user gave, and gives up the reference. Any thread. True: it
   // was work of the user's.
@@ -143,8 +144,11 @@ class Stage {
   bool forwards = false;  // does nothing more with what comes but to hand it on
   bool in_frame = false;  // lives in the frame of a coroutine, and is not counted
   bool reported = false;  // that it holds a failure
-  // A Cancel has come: a source runs its canceller; a coroutine cancels what it waits for next.
+  // A source: its Cancel has come.
   bool cancelling = false;
+  // A Cancel from here, or from below, has found nothing that waited: it is for what is waited for
+  // next. Ends where what comes from above has not missed it.
+  bool cancel_missed = false;
   bool promise_out = false;  // a source: its Promise has a reference
 
  protected:

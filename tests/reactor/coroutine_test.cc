@@ -257,6 +257,81 @@ TEST(Coroutine, OneThatAwaitsItselfFails) {
   EXPECT_TRUE(absl::IsFailedPrecondition(seen)) << seen;
 }
 
+// Through a coroutine a chain comes to wait for itself.
+TEST(Coroutine, AChainThatReturnsTheCoroutineThatWaitsForItFails) {
+  Deferred<int> own;
+  auto [deferred, promise] = MakeDeferred<int>();
+  const auto run = [](Deferred<int> wait, absl::Status& seen) -> Deferred<int> {
+    Result<int> result = co_await AsResult(std::move(wait));
+    seen = result.status();
+    co_return 0;
+  };
+  absl::Status seen;
+  own = run(std::move(deferred)
+                .AddCallback([&](int) { return std::move(own); })
+                .AddErrback([](const Failure& failure) { return failure; }),
+            seen);
+  EXPECT_TRUE(promise.Callback(1).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(seen)) << seen;
+}
+
+TEST(Coroutine, TwoThatAwaitOneAnotherFail) {
+  auto start = MakeDeferred<void>();
+  const auto run = [](Deferred<void> wait, Deferred<void>& other,
+                      absl::Status& seen) -> Deferred<void> {
+    co_await std::move(wait);
+    seen = (co_await AsResult(std::move(other))).status();
+  };
+  Deferred<void> a;
+  Deferred<void> b;
+  absl::Status seen_by_a;
+  absl::Status seen_by_b;
+  a = run(std::move(start.first), b, seen_by_a);
+  b = run(Succeed(), a, seen_by_b);
+  EXPECT_TRUE(start.second.Callback().ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(seen_by_a)) << seen_by_a;
+  EXPECT_TRUE(seen_by_b.ok()) << seen_by_b;
+}
+
+// A coroutine of another library's.
+struct Foreign {
+  struct promise_type {
+    Foreign get_return_object() {
+      return {std::coroutine_handle<promise_type>::from_promise(*this)};
+    }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_always final_suspend() noexcept { return {}; }
+    void return_void() {}
+    void unhandled_exception() { std::terminate(); }
+  };
+  std::coroutine_handle<promise_type> handle;
+};
+
+// What it awaits may have fired by then, and be about to resume it.
+TEST(Coroutine, OneOfAnotherLibrarysMayBeDestroyedWhileItWaits) {
+  for (const bool fires : {false, true}) {
+    auto start = MakeDeferred<void>();
+    auto made = MakeDeferred<int>();
+    bool resumed = false;
+    const auto run = [](Deferred<int> wait, bool& resumed) -> Foreign {
+      co_await std::move(wait);
+      resumed = true;
+    };
+    const Foreign foreign = run(std::move(made.first), resumed);
+    std::move(start.first)
+        .AddCallback([&] {
+          if (fires) {
+            EXPECT_TRUE(made.second.Callback(1).ok());
+          }
+          foreign.handle.destroy();
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_FALSE(resumed);
+    EXPECT_EQ(made.second.Callback(1).ok(), !fires);
+  }
+}
+
 // --- ends -----------------------------------------------------------------------------------
 
 TEST(Coroutine, LocalsAndParametersAreDestroyedBeforeWhatWaitsForItRuns) {
@@ -662,6 +737,49 @@ TEST(CoroutineCancel, JustBeforeItIsResumedGoesToItsNextWait) {
       })
       .Detach();
   EXPECT_TRUE(start_promise.Callback().ok());
+  EXPECT_EQ(called, 1);
+  EXPECT_EQ(Keep(std::move(outer))->code(), absl::StatusCode::kCancelled);
+}
+
+// As above, but the next wait is at the end of a chain that is about to begin.
+TEST(CoroutineCancel, WhileItRunsGoesToTheWaitOfACallback) {
+  int called = 0;
+  Deferred<int> outer;
+  auto first = MakeDeferred<void>();
+  auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+  const auto run = [](Deferred<int>& outer, Deferred<void> first,
+                      Deferred<int> second) -> Deferred<int> {
+    co_await std::move(first);
+    outer.Cancel();
+    Deferred<int> chain =
+        Succeed().AddCallback([second = std::move(second)]() mutable { return std::move(second); });
+    co_return co_await std::move(chain);
+  };
+  outer = run(outer, std::move(first.first), std::move(second.first));
+  EXPECT_TRUE(first.second.Callback().ok());
+  EXPECT_EQ(called, 1);
+  EXPECT_EQ(Keep(std::move(outer))->code(), absl::StatusCode::kCancelled);
+}
+
+// As two above, with a callback and a coroutine between what fires and the one that is cancelled.
+TEST(CoroutineCancel, JustBeforeItIsResumedGoesThroughLevels) {
+  int called = 0;
+  auto start = MakeDeferred<void>();
+  auto first = MakeDeferred<int>();
+  auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+  const auto run = [](Deferred<int> first, Deferred<int> second) -> Deferred<int> {
+    const int n = co_await std::move(first);
+    co_return n + co_await std::move(second);
+  };
+  Deferred<int> outer = run(AddOne(std::move(first.first).AddCallback([](int n) { return n; })),
+                            std::move(second.first));
+  std::move(start.first)
+      .AddCallback([&] {
+        EXPECT_TRUE(first.second.Callback(1).ok());
+        outer.Cancel();
+      })
+      .Detach();
+  EXPECT_TRUE(start.second.Callback().ok());
   EXPECT_EQ(called, 1);
   EXPECT_EQ(Keep(std::move(outer))->code(), absl::StatusCode::kCancelled);
 }

@@ -1,5 +1,7 @@
 #include "reactor/deferred_lock.h"
 
+#include <pthread.h>
+
 #include <functional>
 #include <memory>
 #include <optional>
@@ -191,6 +193,38 @@ TEST(DeferredLock, WhoWaitsWhenItIsDestroyedFailsWithAborted) {
 }
 
 // Whoever asks while the lock is handed over comes after those who waited.
+// A callback that ends its thread by force takes its own token's turn, and nobody else's.
+TEST(DeferredLock, AHolderThatEndsItsThreadByForceGivesItBackToTheNext) {
+  std::string order;
+  pthread_t thread;
+  ASSERT_EQ(
+      pthread_create(
+          &thread, nullptr,
+          [](void* argument) -> void* {
+            std::string* const order = static_cast<std::string*>(argument);
+            DeferredLock lock;
+            DeferredHold held;
+            lock.Acquire().AddCallback([&](DeferredHold hold) { held = std::move(hold); }).Detach();
+            lock.Acquire()
+                .AddCallback([order](DeferredHold) {
+                  *order += "a";
+                  pthread_exit(nullptr);
+                })
+                .AddErrback([](const Failure&) {})
+                .Detach();
+            lock.Acquire()
+                .AddBoth([order](Result<DeferredHold> hold) { *order += hold.ok() ? "b" : "x"; })
+                .Detach();
+            held.Release();
+            *order += "never";
+            return nullptr;
+          },
+          &order),
+      0);
+  pthread_join(thread, nullptr);
+  EXPECT_EQ(order, "ab");
+}
+
 TEST(DeferredLock, WhoAsksDuringTheHandOverComesLast) {
   DeferredLock lock;
   std::string order;

@@ -851,6 +851,98 @@ TEST(DeferredCancel, TheCancellerIsReleasedByFiring) {
   Keep(std::move(cancelled));
 }
 
+// What a canceller captured may add to the Deferred when it is destroyed, as that has fired.
+TEST(DeferredCancel, TheEndOfACancellerMayAddACallback) {
+  for (const bool fires : {false, true}) {
+    auto start = MakeDeferred<void>();
+    Deferred<int> deferred;
+    int times = 0;
+    auto other = MakeDeferred<void>();
+    auto got_other = Keep(std::move(other.first));
+    std::shared_ptr<void> capture(nullptr, [&](void*) {
+      deferred = std::move(deferred).AddBoth([&](Result<int>) {
+        ++times;
+        return 1;
+      });
+      EXPECT_TRUE(other.second.Callback().ok());
+    });
+    auto made = MakeDeferred<int>([capture](Promise<int>&) {});
+    capture = nullptr;
+    deferred = std::move(made.first);
+    std::move(start.first)
+        .AddCallback([&, promise = std::move(made.second)]() mutable {
+          if (fires) {
+            EXPECT_TRUE(promise.Callback(1).ok());
+          }
+          promise = Promise<int>();
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_EQ(times, 1);
+    EXPECT_EQ(got_other->times, 1);
+    EXPECT_TRUE(Keep(std::move(deferred))->ok());
+  }
+}
+
+// A Cancel finds what the chain waited for fired, and what it waits for next not begun.
+TEST(DeferredCancel, BetweenTwoWaitsGoesToTheNextOne) {
+  for (const bool fired_before : {false, true}) {
+    int called = 0;
+    auto start = MakeDeferred<void>();
+    auto first = MakeDeferred<int>();
+    auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+    Deferred<int> chain;
+    const auto add = [&] {
+      chain = std::move(first.first).AddCallback([](int n) { return n; }).AddCallback([&](int) {
+        return std::move(second.first);
+      });
+    };
+    if (!fired_before) add();
+    std::move(start.first)
+        .AddCallback([&] {
+          EXPECT_TRUE(first.second.Callback(1).ok());
+          if (fired_before) add();
+          chain.Cancel();
+          EXPECT_EQ(called, 0);
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_EQ(called, 1);
+    EXPECT_EQ(Keep(std::move(chain))->code(), absl::StatusCode::kCancelled);
+  }
+}
+
+// It goes to one wait, and to none that was added below where it was asked for.
+TEST(DeferredCancel, BetweenTwoWaitsGoesToNoOther) {
+  for (const bool waits : {false, true}) {
+    int called = 0;
+    auto start = MakeDeferred<void>();
+    auto first = MakeDeferred<int>();
+    auto second = MakeDeferred<int>([&](Promise<int>&) { ++called; });
+    auto third = MakeDeferred<int>([&](Promise<int>&) { called += 10; });
+    Deferred<int> chain = std::move(first.first).AddCallback([&](int n) {
+      return waits ? std::move(second.first) : Succeed(n);
+    });
+    const auto add = [&] {
+      chain = std::move(chain).AddBoth([&](Result<int>) { return std::move(third.first); });
+    };
+    if (waits) add();
+    std::move(start.first)
+        .AddCallback([&] {
+          EXPECT_TRUE(first.second.Callback(1).ok());
+          chain.Cancel();
+          if (!waits) add();
+        })
+        .Detach();
+    EXPECT_TRUE(start.second.Callback().ok());
+    EXPECT_EQ(called, waits ? 1 : 0);
+    EXPECT_FALSE(chain.fired());
+    chain.Cancel();
+    EXPECT_EQ(called, waits ? 11 : 10);
+    Keep(std::move(chain));
+  }
+}
+
 TEST(DeferredCancel, InsideItsOwnCallbackDoesNothing) {
   auto [first, promise] = MakeDeferred<int>();
   Deferred<int> deferred;
@@ -928,6 +1020,29 @@ TEST(DeferredUnhandled, CancelledAndLetGoIsReportedAtOnceThoughThePromiseLives) 
   deferred.Cancel();
   std::move(deferred).Detach();
   EXPECT_EQ(reports.Take().status.code(), absl::StatusCode::kCancelled);
+}
+
+// The last reference is the Promise's while the handler is told, and the handler ends it.
+TEST(DeferredUnhandled, TheHandlerMayEndThePromise) {
+  for (const bool fires : {false, true}) {
+    Promise<int> promise;
+    int reports = 0;
+    ContextScope scope(
+        Context::Current().With(kFailureHandler, ErrorHandler([&](const ErrorReport& report) {
+                                  ++reports;
+                                  EXPECT_TRUE(absl::IsCancelled(report.status));
+                                  if (fires) {
+                                    EXPECT_TRUE(promise.Callback(1).ok());
+                                  } else {
+                                    promise = Promise<int>();
+                                  }
+                                })));
+    auto made = MakeDeferred<int>();
+    promise = std::move(made.second);
+    made.first.Cancel();
+    std::move(made.first).Detach();
+    EXPECT_EQ(reports, 1);
+  }
 }
 
 TEST(DeferredUnhandled, TheStatusKeepsItsPayloads) {

@@ -381,6 +381,58 @@ TEST_F(GatherTest, TheLateFiringOfALoserWithoutACancellerIsSwallowed) {
   EXPECT_EQ(got->result->value().value, 1);
 }
 
+// A loser whose first part came with the winner is cancelled in its second.
+TEST_F(GatherTest, ALoserThatIsAboutToWaitIsCancelledToo) {
+  auto start = MakeDeferred<void>();
+  auto a = MakeDeferred<int>();
+  auto b = MakeDeferred<int>();
+  int cancelled = 0;
+  auto slow = MakeDeferred<int>([&](Promise<int>&) { ++cancelled; });
+  std::vector<Deferred<int>> deferreds;
+  deferreds.push_back(std::move(a.first));
+  deferreds.push_back(std::move(b.first).AddCallback([&](int) { return std::move(slow.first); }));
+  auto got = Keep(Race(std::move(deferreds)));
+  std::move(start.first)
+      .AddCallback([&] {
+        EXPECT_TRUE(a.second.Callback(1).ok());
+        EXPECT_TRUE(b.second.Callback(2).ok());
+      })
+      .Detach();
+  EXPECT_TRUE(start.second.Callback().ok());
+  EXPECT_EQ(got->result->value().value, 1);
+  EXPECT_EQ(cancelled, 1);
+}
+
+// Once it is over nothing of it is kept, however long a loser takes.
+TEST_F(GatherTest, ValuesThatNobodyGetsAreDestroyedWhenItIsOver) {
+  for (const bool cancel : {false, true}) {
+    auto value = std::make_shared<int>(1);
+    auto fails = MakeDeferred<std::shared_ptr<int>>();
+    auto never = MakeDeferred<std::shared_ptr<int>>();
+    const auto stubborn =
+        [](Deferred<void> first,
+           Deferred<std::shared_ptr<int>> second) -> Deferred<std::shared_ptr<int>> {
+      (void)co_await AsResult(std::move(first));
+      co_return co_await std::move(second);
+    };
+    auto first = MakeDeferred<void>();
+    std::vector<Deferred<std::shared_ptr<int>>> deferreds;
+    deferreds.push_back(Succeed(value));
+    deferreds.push_back(std::move(fails.first));
+    deferreds.push_back(stubborn(std::move(first.first), std::move(never.first)));
+    auto all = GatherResults(std::move(deferreds));
+    EXPECT_EQ(value.use_count(), 2);
+    if (cancel) {
+      all.Cancel();
+    } else {
+      EXPECT_TRUE(fails.second.Errback(absl::NotFoundError("no")).ok());
+    }
+    EXPECT_EQ(value.use_count(), 1);
+    EXPECT_FALSE(Keep(std::move(all))->result->ok());
+    EXPECT_TRUE(never.second.Callback(nullptr).ok());
+  }
+}
+
 // A loser that does not let itself be cancelled goes on alone.
 TEST_F(GatherTest, ALoserMayTakeItsTimeToEnd) {
   Several<int> several(1);
