@@ -534,8 +534,7 @@ int64_t EventReactor::Loop::Drop() {
   for (; next_call_ < batch_.size(); ++next_call_) batch_[next_call_] = nullptr;
   for (Work& work : queue) work = nullptr;
   count += static_cast<int64_t>(timers_.Drop());
-  triggers_.Clear();
-  return count;
+  return count + triggers_.Clear();
 }
 
 // --- SignalTrigger ------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ MemoryReactor::~MemoryReactor() {
   for (; !queue.empty(); queue.pop_front()) {  // the oldest first
   }
   dropped += static_cast<int64_t>(timers_.Drop());
-  triggers_.Clear();
+  dropped += triggers_.Clear();
   workers::internal::ReportDropped(core.on_error, core.name, dropped, "the reactor was destroyed");
 }
 
