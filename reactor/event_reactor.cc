@@ -560,10 +560,9 @@ void SignalTrigger::Close() {
 bool SignalTrigger::Trigger() const {
   State& state = *state_;
   if (state.core->IsForked()) return false;
-  if (!state.pending.exchange(true)) {
-    state.core->triggered.store(true);
-    state.core->waker->Wake();
-  }
+  const bool is_first = !state.pending.exchange(true);
+  state.core->triggered.store(true);  // the first may not have come to it
+  if (is_first) state.core->waker->Wake();
   // Asked last: if it is open now, the loop has yet to look at `pending` once more; if not, it may
   // have looked already.
   return state.core->open.load() || !state.pending.load();

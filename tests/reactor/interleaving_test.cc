@@ -328,5 +328,31 @@ TEST(ThreadsInterleaving, TheLookAtAWaitAtEachPointOfATimeout) {
   }
 }
 
+// --- the loop ---------------------------------------------------------------------------------
+
+// Two trigger at once, and the loop ends: who is told true is run.
+TEST(Interleaving, ATriggerThatSaysTrueRuns) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    auto reactor = *EventReactor::Create({.handle_signals = false});
+    int runs = 0;
+    SignalTrigger trigger = reactor->MakeSignalTrigger([&] { ++runs; });
+    bool second_told = false;
+    ASSERT_TRUE(reactor
+                    ->AddSystemEventTrigger(EventPhase::kAfter, SystemEvent::kShutdown,
+                                            [&] {
+                                              second_told = trigger.Trigger();
+                                              return Succeed();
+                                            })
+                    .ok());
+    ASSERT_TRUE(reactor->CallFromThread([&] { EXPECT_TRUE(reactor->Stop().ok()); }).ok());
+    Interleaving schedule(point);
+    schedule.Run([&] { trigger.Trigger(); }, [&] { EXPECT_TRUE(reactor->Run().ok()); });
+    EXPECT_TRUE(second_told);
+    EXPECT_GE(runs, 1);
+    if (!schedule.reached()) break;
+  }
+}
+
 }  // namespace
 }  // namespace reactor
