@@ -425,6 +425,8 @@ void EventReactor::Loop::DrainPool() {
     core_->pool_runs = false;
   }
   if (pool == nullptr) return;
+  // Who made it may not have come to starting it, and others have given it work.
+  if (absl::Status started = pool->Start(); !started.ok()) Report(std::move(started));
   pool->Quit().IgnoreError();
   const absl::Duration deadline = Now() + options_.pool_timeout;
   absl::Duration pause = absl::Microseconds(500);

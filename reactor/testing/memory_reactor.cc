@@ -378,13 +378,17 @@ bool MemoryReactor::GoOn() {
 // Closes the pool and releases who waits, the first time.
 bool MemoryReactor::IsPoolDone() {
   ReleaseWatchers();
+  bool start;
   {
     MutexLock lock(core_->mutex);
     if (core_->pool != nullptr) draining_ = std::move(core_->pool);
     core_->pool = nullptr;
-    core_->pool_runs = false;
+    start = std::exchange(core_->pool_runs, false);
   }
   if (draining_ == nullptr) return true;
+  if (start) {  // who made it may not have come to that, and others have given it work
+    if (absl::Status started = draining_->Start(); !started.ok()) Report(std::move(started));
+  }
   if (!draining_->Stop(absl::ZeroDuration()).ok()) return false;
   draining_ = nullptr;
   threads_->ForgetAll();
@@ -488,7 +492,9 @@ absl::StatusOr<ThreadPool*> MemoryReactor::thread_pool() {
     pool = core_->pool;
   }
   if (start) {
-    if (absl::Status started = pool->Start(); !started.ok()) Report(std::move(started));
+    absl::Status started = pool->Start();
+    // Closed meanwhile, it says so to whoever gives it work.
+    if (!started.ok() && !absl::IsFailedPrecondition(started)) Report(std::move(started));
   }
   return pool.get();
 }

@@ -17,6 +17,7 @@
 #include "reactor/deferred.h"
 #include "reactor/event_reactor.h"
 #include "reactor/failure.h"
+#include "reactor/testing/memory_reactor.h"
 #include "reactor/threads.h"
 #include "workers/internal/sync.h"
 #include "workers/memory_worker.h"
@@ -352,6 +353,71 @@ TEST(Interleaving, ATriggerThatSaysTrueRuns) {
     EXPECT_GE(runs, 1);
     if (!schedule.reached()) break;
   }
+}
+
+// Holds one thread where it has made the pool for all, and not yet started it.
+class BeforeTheStart final : public workers::internal::SyncObserver {
+ public:
+  BeforeTheStart() { workers::internal::sync_observer.store(this); }
+  ~BeforeTheStart() override { workers::internal::sync_observer.store(nullptr); }
+
+  void At(workers::internal::SyncOp op, const void* object) override {
+    if (std::this_thread::get_id() != held.load()) return;
+    if (op == workers::internal::SyncOp::kLock && reactor_ == nullptr) reactor_ = object;
+    if (op != workers::internal::SyncOp::kUnlocked || object != reactor_) return;
+    if (++unlocked_ != 2) return;
+    reached.Open();
+    go_on.Wait();
+  }
+
+  std::atomic<std::thread::id> held = std::thread::id();
+  Gate reached;
+  Gate go_on;
+
+ private:
+  const void* reactor_ = nullptr;  // its lock
+  int unlocked_ = 0;
+};
+
+TEST(Interleaving, WhatAPoolTookThatNobodyHasStartedRunsBeforeTheEnd) {
+  BeforeTheStart schedule;
+  auto reactor = *EventReactor::Create({.handle_signals = false});
+  std::atomic<bool> ran = false;
+  std::thread other;
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    other = std::thread([&] {
+                      schedule.held.store(std::this_thread::get_id());
+                      reactor->thread_pool().status().IgnoreError();
+                    });
+                    schedule.reached.Wait();
+                    EXPECT_TRUE(reactor->CallInThread([&] { ran.store(true); }).ok());
+                    EXPECT_TRUE(reactor->Stop().ok());
+                  })
+                  .ok());
+  EXPECT_TRUE(reactor->Run().ok());
+  EXPECT_TRUE(ran.load());
+  schedule.go_on.Open();
+  other.join();
+}
+
+TEST(Interleaving, TheSameInTheMemoryReactor) {
+  BeforeTheStart schedule;
+  test::MemoryReactor reactor;
+  ASSERT_TRUE(reactor.Start().ok());
+  std::thread other([&] {
+    schedule.held.store(std::this_thread::get_id());
+    reactor.thread_pool().status().IgnoreError();
+  });
+  schedule.reached.Wait();
+  bool ran = false;
+  EXPECT_TRUE(reactor.CallInThread([&] { ran = true; }).ok());
+  EXPECT_TRUE(reactor.Stop().ok());
+  reactor.Settle();
+  EXPECT_FALSE(reactor.running());
+  EXPECT_TRUE(ran);
+  schedule.go_on.Open();
+  other.join();
 }
 
 }  // namespace
