@@ -951,6 +951,30 @@ TEST_P(EventReactorDescriptors, RemoveAllReturnsAllAndNotTheLoopsOwn) {
   EXPECT_EQ(writer.writes_, 0);
 }
 
+// What it had is gone, and what it has now is another's: it is watched no more, and is told.
+TEST_P(EventReactorDescriptors, WhatCannotBeWatchedAnewIsTold) {
+  Watched d;
+  Watched other;
+  AddReader(other);
+  AddReader(d);
+  d.Close();
+  d.fd_ = other.fd_;
+  EXPECT_TRUE(absl::IsAlreadyExists(reactor_->AddWriter(d)));
+  StopIn(2);
+  RunToTheEnd(*reactor_);
+  d.fd_ = -1;
+  ASSERT_EQ(d.lost_.size(), 1u);
+  EXPECT_TRUE(absl::IsFailedPrecondition(d.lost_[0])) << d.lost_[0];
+}
+
+TEST_P(EventReactorDescriptors, RemovingWhatIsNotThereIsOkAlsoWhereItIsClosed) {
+  Watched d;
+  AddReader(d);
+  d.Close();
+  EXPECT_TRUE(reactor_->RemoveWriter(d).ok());
+  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
+}
+
 TEST_P(EventReactorDescriptors, RegularFilesAreAlwaysReady) {
   std::string path = testing::TempDir() + "/event_reactor_test.XXXXXX";
   Watched d;
