@@ -295,6 +295,8 @@ class EventReactor::Loop {
   PollToken signals_token_ = 0;
   bool forced_ = false;  // nothing is waited for any more
   absl::Status reason_;  // what Run returns
+  // Of this Run, told to quit. Who has it from thread_pool may use it until Run returns.
+  std::shared_ptr<ThreadPool> ended_pool_;
 };
 
 void EventReactor::Loop::Turn(absl::Duration longest) {
@@ -425,6 +427,7 @@ void EventReactor::Loop::DrainPool() {
     core_->pool_runs = false;
   }
   if (pool == nullptr) return;
+  ended_pool_ = pool;
   // Who made it may not have come to starting it, and others have given it work.
   if (absl::Status started = pool->Start(); !started.ok()) Report(std::move(started));
   pool->Quit().IgnoreError();
@@ -521,6 +524,7 @@ void EventReactor::Loop::Leave() {
   RunSignalTriggers();
   if (signals_ != nullptr) poller_->Remove(signals_token_);
   signals_ = nullptr;
+  ended_pool_ = nullptr;  // it has ended, or somebody else has it who waits for that
   MutexLock lock(core_->mutex);
   core_->state.store(State::kStopped);
   core_->runner.store(ThreadId());

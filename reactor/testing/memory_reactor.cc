@@ -390,7 +390,6 @@ bool MemoryReactor::IsPoolDone() {
     if (absl::Status started = draining_->Start(); !started.ok()) Report(std::move(started));
   }
   if (!draining_->Stop(absl::ZeroDuration()).ok()) return false;
-  draining_ = nullptr;
   threads_->ForgetAll();
   return true;
 }
@@ -408,6 +407,7 @@ void MemoryReactor::EndShutdown() {
     last.swap(core_->queue);
   }
   for (; !last.empty(); last.pop_front()) RunWork(last.front());
+  draining_ = nullptr;
   MutexLock lock(core_->mutex);
   core_->state.store(State::kStopped);
 }

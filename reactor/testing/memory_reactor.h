@@ -157,7 +157,7 @@ class MemoryReactor final : public IReactorTime,
   TimerQueue timers_;
   internal::Triggers triggers_;
   std::shared_ptr<int> waiting_ = std::make_shared<int>(0);  // Deferreds of `before`, not fired
-  std::shared_ptr<workers::ThreadPool> draining_;            // told to quit
+  std::shared_ptr<workers::ThreadPool> draining_;            // told to quit; until the end
   const std::unique_ptr<Poller> poller_;
   internal::Descriptors descriptors_;
   std::map<IDescriptor*, Interest> ready_;
