@@ -458,7 +458,14 @@ absl::Status MemoryReactor::SuggestThreadPoolSize(int max) {
     core_->max_threads = max;
     pool = core_->pool;
   }
-  return pool == nullptr ? absl::OkStatus() : pool->AdjustPoolSize(std::nullopt, max);
+  if (pool == nullptr) return absl::OkStatus();
+  // Two at once may come to the pool in another order than here: the last to come there sees it.
+  for (;;) {
+    if (absl::Status status = pool->AdjustPoolSize(std::nullopt, max); !status.ok()) return status;
+    MutexLock lock(core_->mutex);
+    if (core_->max_threads == max) return absl::OkStatus();
+    max = core_->max_threads;
+  }
 }
 
 absl::StatusOr<ThreadPool*> MemoryReactor::thread_pool() {

@@ -420,5 +420,38 @@ TEST(Interleaving, TheSameInTheMemoryReactor) {
   other.join();
 }
 
+template <typename R>
+void OneAfterTheOther(const std::function<std::unique_ptr<R>()>& make) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    auto reactor = make();
+    int max = -1;
+    const auto run = [&] {
+      ASSERT_TRUE(reactor
+                      ->CallWhenRunning([&] {
+                        max = (*reactor->thread_pool())->max();
+                        EXPECT_TRUE(reactor->Stop().ok());
+                      })
+                      .ok());
+      EXPECT_TRUE(reactor->Run().ok());
+    };
+    ASSERT_TRUE(reactor->thread_pool().ok());
+    Interleaving schedule(point);
+    schedule.Run([&] { EXPECT_TRUE(reactor->SuggestThreadPoolSize(5).ok()); },
+                 [&] { EXPECT_TRUE(reactor->SuggestThreadPoolSize(8).ok()); });
+    run();
+    const int first = max;
+    run();
+    EXPECT_EQ(max, first);
+    if (!schedule.reached()) break;
+  }
+}
+
+// The pool of the next Run is as large as that of this one.
+TEST(Interleaving, TwoSizesOfThePoolComeOneAfterTheOther) {
+  OneAfterTheOther<EventReactor>([] { return *EventReactor::Create({.handle_signals = false}); });
+  OneAfterTheOther<test::MemoryReactor>([] { return std::make_unique<test::MemoryReactor>(); });
+}
+
 }  // namespace
 }  // namespace reactor
