@@ -441,7 +441,7 @@ absl::Status MemoryReactor::CallFromThread(Work&& work) { return core_->Call(std
 
 absl::Status MemoryReactor::CallInThread(Work&& work) {
   if (!work) return workers::internal::EmptyWorkError(core_->name);
-  auto pool = thread_pool();
+  auto pool = Pool();
   if (!pool.ok()) return pool.status();
   return (*pool)->CallInThread(std::move(work));
 }
@@ -469,11 +469,17 @@ absl::Status MemoryReactor::SuggestThreadPoolSize(int max) {
 }
 
 absl::StatusOr<ThreadPool*> MemoryReactor::thread_pool() {
+  auto pool = Pool();
+  if (!pool.ok()) return pool.status();
+  return pool->get();
+}
+
+absl::StatusOr<std::shared_ptr<ThreadPool>> MemoryReactor::Pool() {
   workers::ThreadPoolOptions options;
   {
     MutexLock lock(core_->mutex);
     if (!core_->pool_open) return workers::AlreadyQuitError(core_->name);
-    if (core_->pool != nullptr) return core_->pool.get();
+    if (core_->pool != nullptr) return core_->pool;
     options.min_threads = core_->min_threads;
     options.max_threads = core_->max_threads;
   }
@@ -503,7 +509,7 @@ absl::StatusOr<ThreadPool*> MemoryReactor::thread_pool() {
     // Closed meanwhile, it says so to whoever gives it work.
     if (!started.ok() && !absl::IsFailedPrecondition(started)) Report(std::move(started));
   }
-  return pool.get();
+  return pool;
 }
 
 bool MemoryReactor::InReactorThread() const { return workers::WorkerScope::RunsIn(core_->loop); }

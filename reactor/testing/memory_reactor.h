@@ -141,6 +141,9 @@ class MemoryReactor final : public IReactorTime,
   void RunWork(workers::Work& work);
   void Report(absl::Status status) const;
 
+  // Any thread: it may go meanwhile, but not while somebody has it.
+  absl::StatusOr<std::shared_ptr<workers::ThreadPool>> Pool();
+
   bool TurnInside();
   bool RunCalls();
   bool RunDescriptors();

@@ -453,5 +453,27 @@ TEST(Interleaving, TwoSizesOfThePoolComeOneAfterTheOther) {
   OneAfterTheOther<test::MemoryReactor>([] { return std::make_unique<test::MemoryReactor>(); });
 }
 
+// A pool that ends meanwhile refuses the call, and does not go away under it.
+TEST(Interleaving, ACallInThreadWhileTheMemoryReactorStops) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    test::MemoryReactor reactor;
+    ASSERT_TRUE(reactor.Start().ok());
+    ASSERT_TRUE(reactor.thread_pool().ok());
+    bool taken = false;
+    bool ran = false;
+    Interleaving schedule(point);
+    schedule.Run([&] { taken = reactor.CallInThread([&] { ran = true; }).ok(); },
+                 [&] {
+                   EXPECT_TRUE(reactor.Stop().ok());
+                   reactor.Settle();
+                 });
+    reactor.Settle();
+    EXPECT_FALSE(reactor.running());
+    EXPECT_EQ(ran, taken);
+    if (!schedule.reached()) break;
+  }
+}
+
 }  // namespace
 }  // namespace reactor
