@@ -295,6 +295,8 @@ class EventReactor::Loop {
   PollToken signals_token_ = 0;
   bool forced_ = false;  // nothing is waited for any more
   absl::Status reason_;  // what Run returns
+  // Of this Run, told to quit. Who has it from thread_pool may use it until Run returns.
+  std::shared_ptr<ThreadPool> ended_pool_;
 };
 
 void EventReactor::Loop::Turn(absl::Duration longest) {
@@ -425,6 +427,9 @@ void EventReactor::Loop::DrainPool() {
     core_->pool_runs = false;
   }
   if (pool == nullptr) return;
+  ended_pool_ = pool;
+  // Who made it may not have come to starting it, and others have given it work.
+  if (absl::Status started = pool->Start(); !started.ok()) Report(std::move(started));
   pool->Quit().IgnoreError();
   const absl::Duration deadline = Now() + options_.pool_timeout;
   absl::Duration pause = absl::Microseconds(500);
@@ -519,6 +524,7 @@ void EventReactor::Loop::Leave() {
   RunSignalTriggers();
   if (signals_ != nullptr) poller_->Remove(signals_token_);
   signals_ = nullptr;
+  ended_pool_ = nullptr;  // it has ended, or somebody else has it who waits for that
   MutexLock lock(core_->mutex);
   core_->state.store(State::kStopped);
   core_->runner.store(ThreadId());
@@ -534,8 +540,7 @@ int64_t EventReactor::Loop::Drop() {
   for (; next_call_ < batch_.size(); ++next_call_) batch_[next_call_] = nullptr;
   for (Work& work : queue) work = nullptr;
   count += static_cast<int64_t>(timers_.Drop());
-  triggers_.Clear();
-  return count;
+  return count + triggers_.Clear();
 }
 
 // --- SignalTrigger ------------------------------------------------------------------------------
@@ -561,10 +566,9 @@ void SignalTrigger::Close() {
 bool SignalTrigger::Trigger() const {
   State& state = *state_;
   if (state.core->IsForked()) return false;
-  if (!state.pending.exchange(true)) {
-    state.core->triggered.store(true);
-    state.core->waker->Wake();
-  }
+  const bool is_first = !state.pending.exchange(true);
+  state.core->triggered.store(true);  // the first may not have come to it
+  if (is_first) state.core->waker->Wake();
   // Asked last: if it is open now, the loop has yet to look at `pending` once more; if not, it may
   // have looked already.
   return state.core->open.load() || !state.pending.load();
@@ -692,7 +696,14 @@ absl::Status EventReactor::SuggestThreadPoolSize(int max) {
     core_->pool_options.max_threads = max;
     pool = core_->pool;
   }
-  return pool == nullptr ? absl::OkStatus() : pool->AdjustPoolSize(std::nullopt, max);
+  if (pool == nullptr) return absl::OkStatus();
+  // Two at once may come to the pool in another order than here: the last to come there sees it.
+  for (;;) {
+    if (absl::Status status = pool->AdjustPoolSize(std::nullopt, max); !status.ok()) return status;
+    MutexLock lock(core_->mutex);
+    if (core_->pool_options.max_threads == max) return absl::OkStatus();
+    max = core_->pool_options.max_threads;
+  }
 }
 
 absl::StatusOr<ThreadPool*> EventReactor::thread_pool() {

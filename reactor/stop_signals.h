@@ -16,6 +16,9 @@ namespace reactor {
 //
 // Handlers are the process's, and so is what is shared here: a list of descriptors that only
 // grows, to as many as ever lived at once. Any thread may make and destroy one.
+//
+// The child of a fork begins with none: its parent's hear nothing of it, and destroying them there
+// does nothing. The handlers stay until the last one made in the child is destroyed.
 class StopSignals {
  public:
   // ResourceExhausted: no descriptor is left.

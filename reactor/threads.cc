@@ -256,9 +256,12 @@ absl::Status BlockingWait::Wait(IReactorThreads& reactor, absl::Duration timeout
   const absl::Status given = loop_->Do(std::move(start));
   if (!given.ok()) {
     reactor.UnwatchEnd(watch_);
-    MutexLock lock(mutex_);
-    phase_ = kEnded;
-    scope_ = nullptr;
+    {
+      MutexLock lock(mutex_);
+      phase_ = kEnded;
+      scope_ = nullptr;
+    }
+    DestroyCall();  // here, though the watcher may be just called, and keep the rest
     return refused(given);
   }
 

@@ -67,7 +67,9 @@ absl::Status Descriptors::Add(IDescriptor& d, IReadDescriptor* reader, IWriteDes
       watched.writer = writer;
       return absl::OkStatus();
     }
-    Forget(d);  // it has another descriptor now, and has not told: it begins anew
+    // It has another descriptor now, and has not told: it begins anew, or has lost the old one.
+    Forget(d);
+    lost_[&d] = ClosedError();
   }
   if (const auto other = by_fd_.find(fd); other != by_fd_.end()) {
     IDescriptor& old = *other->second;
@@ -91,6 +93,9 @@ absl::Status Descriptors::Remove(IDescriptor& d, bool reader, bool writer) {
   const auto it = watched_.find(&d);
   if (it == watched_.end()) return absl::OkStatus();
   Watched& watched = it->second;
+  if ((!reader || watched.reader == nullptr) && (!writer || watched.writer == nullptr)) {
+    return absl::OkStatus();
+  }
   if (reader) watched.reader = nullptr;
   if (writer) watched.writer = nullptr;
   if (watched.reader == nullptr && watched.writer == nullptr) {

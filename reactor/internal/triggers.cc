@@ -13,20 +13,25 @@ using workers::Work;
 Triggers::Triggers(std::string loop, workers::ErrorHandler on_error)
     : loop_(std::move(loop)), on_error_(std::move(on_error)) {}
 
-TriggerId Triggers::Add(EventPhase phase, SystemEvent event, std::function<Deferred<void>()> f) {
+TriggerId Triggers::Add(EventPhase phase, SystemEvent event, Trigger trigger) {
   const TriggerId id = next_++;
-  all_[static_cast<int>(event)][static_cast<int>(phase)].emplace(id, std::move(f));
+  all_[static_cast<int>(event)][static_cast<int>(phase)].emplace(id, std::move(trigger));
   return id;
+}
+
+TriggerId Triggers::Add(EventPhase phase, SystemEvent event, std::function<Deferred<void>()> f) {
+  return Add(phase, event, Trigger{.f = std::move(f), .is_work = false});
 }
 
 TriggerId Triggers::AddAfterStartup(Work&& work) {
   // Shared, because a function can be copied and a work cannot.
   auto kept = std::make_shared<Work>(std::move(work));
-  return Add(EventPhase::kAfter, SystemEvent::kStartup, [kept] {
+  const auto run = [kept] {
     Work work = std::move(*kept);
     std::move(work)();
     return Succeed();
-  });
+  };
+  return Add(EventPhase::kAfter, SystemEvent::kStartup, Trigger{.f = run, .is_work = true});
 }
 
 absl::Status Triggers::Remove(TriggerId id) {
@@ -38,10 +43,15 @@ absl::Status Triggers::Remove(TriggerId id) {
   return absl::NotFoundError(absl::StrCat(loop_, ": there is no trigger ", id, ", or it has run"));
 }
 
-void Triggers::Clear() {
+int64_t Triggers::Clear() {
+  int64_t works = 0;
   for (auto& phases : all_) {
-    for (InOrder& triggers : phases) triggers.clear();
+    for (InOrder& triggers : phases) {
+      // One by one, each out of the map before it is destroyed.
+      while (!triggers.empty()) works += triggers.extract(triggers.begin()).mapped().is_work;
+    }
   }
+  return works;
 }
 
 void Triggers::Fire(SystemEvent event, EventPhase phase, const std::shared_ptr<int>& outstanding) {
@@ -49,7 +59,7 @@ void Triggers::Fire(SystemEvent event, EventPhase phase, const std::shared_ptr<i
   while (!triggers.empty()) {
     auto trigger = triggers.extract(triggers.begin());
     Work work = [&] {
-      Deferred<void> deferred = trigger.mapped()();
+      Deferred<void> deferred = trigger.mapped().f();
       ++*outstanding;
       std::move(deferred)
           .AddBoth([outstanding, loop = loop_, on_error = on_error_](Result<void> result) {

@@ -3,6 +3,7 @@
 #ifndef REACTOR_INTERNAL_TRIGGERS_H_
 #define REACTOR_INTERNAL_TRIGGERS_H_
 
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -24,7 +25,8 @@ class Triggers {
   // As one after startup that runs `work`.
   TriggerId AddAfterStartup(workers::Work&& work);
   absl::Status Remove(TriggerId id);  // NotFound: it has run, or never was
-  void Clear();
+  // Destroys all, whose captures may come back here. Returns how many of them were works.
+  int64_t Clear();
 
   // Calls the triggers of one phase one after another, those too that come meanwhile, each once.
   // What fails, now or later, is reported. `*outstanding` is the number of their Deferreds that
@@ -33,7 +35,13 @@ class Triggers {
             const std::shared_ptr<int>& outstanding = std::make_shared<int>(0));
 
  private:
-  using InOrder = std::map<TriggerId, std::function<Deferred<void>()>>;
+  struct Trigger {
+    std::function<Deferred<void>()> f;
+    bool is_work;
+  };
+  using InOrder = std::map<TriggerId, Trigger>;
+
+  TriggerId Add(EventPhase phase, SystemEvent event, Trigger trigger);
 
   const std::string loop_;
   const workers::ErrorHandler on_error_;

@@ -211,7 +211,7 @@ MemoryReactor::~MemoryReactor() {
   for (; !queue.empty(); queue.pop_front()) {  // the oldest first
   }
   dropped += static_cast<int64_t>(timers_.Drop());
-  triggers_.Clear();
+  dropped += triggers_.Clear();
   workers::internal::ReportDropped(core.on_error, core.name, dropped, "the reactor was destroyed");
 }
 
@@ -378,15 +378,18 @@ bool MemoryReactor::GoOn() {
 // Closes the pool and releases who waits, the first time.
 bool MemoryReactor::IsPoolDone() {
   ReleaseWatchers();
+  bool start;
   {
     MutexLock lock(core_->mutex);
     if (core_->pool != nullptr) draining_ = std::move(core_->pool);
     core_->pool = nullptr;
-    core_->pool_runs = false;
+    start = std::exchange(core_->pool_runs, false);
   }
   if (draining_ == nullptr) return true;
+  if (start) {  // who made it may not have come to that, and others have given it work
+    if (absl::Status started = draining_->Start(); !started.ok()) Report(std::move(started));
+  }
   if (!draining_->Stop(absl::ZeroDuration()).ok()) return false;
-  draining_ = nullptr;
   threads_->ForgetAll();
   return true;
 }
@@ -404,6 +407,7 @@ void MemoryReactor::EndShutdown() {
     last.swap(core_->queue);
   }
   for (; !last.empty(); last.pop_front()) RunWork(last.front());
+  draining_ = nullptr;
   MutexLock lock(core_->mutex);
   core_->state.store(State::kStopped);
 }
@@ -437,7 +441,7 @@ absl::Status MemoryReactor::CallFromThread(Work&& work) { return core_->Call(std
 
 absl::Status MemoryReactor::CallInThread(Work&& work) {
   if (!work) return workers::internal::EmptyWorkError(core_->name);
-  auto pool = thread_pool();
+  auto pool = Pool();
   if (!pool.ok()) return pool.status();
   return (*pool)->CallInThread(std::move(work));
 }
@@ -454,15 +458,28 @@ absl::Status MemoryReactor::SuggestThreadPoolSize(int max) {
     core_->max_threads = max;
     pool = core_->pool;
   }
-  return pool == nullptr ? absl::OkStatus() : pool->AdjustPoolSize(std::nullopt, max);
+  if (pool == nullptr) return absl::OkStatus();
+  // Two at once may come to the pool in another order than here: the last to come there sees it.
+  for (;;) {
+    if (absl::Status status = pool->AdjustPoolSize(std::nullopt, max); !status.ok()) return status;
+    MutexLock lock(core_->mutex);
+    if (core_->max_threads == max) return absl::OkStatus();
+    max = core_->max_threads;
+  }
 }
 
 absl::StatusOr<ThreadPool*> MemoryReactor::thread_pool() {
+  auto pool = Pool();
+  if (!pool.ok()) return pool.status();
+  return pool->get();
+}
+
+absl::StatusOr<std::shared_ptr<ThreadPool>> MemoryReactor::Pool() {
   workers::ThreadPoolOptions options;
   {
     MutexLock lock(core_->mutex);
     if (!core_->pool_open) return workers::AlreadyQuitError(core_->name);
-    if (core_->pool != nullptr) return core_->pool.get();
+    if (core_->pool != nullptr) return core_->pool;
     options.min_threads = core_->min_threads;
     options.max_threads = core_->max_threads;
   }
@@ -488,9 +505,11 @@ absl::StatusOr<ThreadPool*> MemoryReactor::thread_pool() {
     pool = core_->pool;
   }
   if (start) {
-    if (absl::Status started = pool->Start(); !started.ok()) Report(std::move(started));
+    absl::Status started = pool->Start();
+    // Closed meanwhile, it says so to whoever gives it work.
+    if (!started.ok() && !absl::IsFailedPrecondition(started)) Report(std::move(started));
   }
-  return pool.get();
+  return pool;
 }
 
 bool MemoryReactor::InReactorThread() const { return workers::WorkerScope::RunsIn(core_->loop); }

@@ -141,6 +141,9 @@ class MemoryReactor final : public IReactorTime,
   void RunWork(workers::Work& work);
   void Report(absl::Status status) const;
 
+  // Any thread: it may go meanwhile, but not while somebody has it.
+  absl::StatusOr<std::shared_ptr<workers::ThreadPool>> Pool();
+
   bool TurnInside();
   bool RunCalls();
   bool RunDescriptors();
@@ -157,7 +160,7 @@ class MemoryReactor final : public IReactorTime,
   TimerQueue timers_;
   internal::Triggers triggers_;
   std::shared_ptr<int> waiting_ = std::make_shared<int>(0);  // Deferreds of `before`, not fired
-  std::shared_ptr<workers::ThreadPool> draining_;            // told to quit
+  std::shared_ptr<workers::ThreadPool> draining_;            // told to quit; until the end
   const std::unique_ptr<Poller> poller_;
   internal::Descriptors descriptors_;
   std::map<IDescriptor*, Interest> ready_;

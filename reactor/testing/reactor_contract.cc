@@ -543,6 +543,28 @@ TEST_P(ReactorContract, WhatThePoolHasTakenRunsBeforeRunReturnsAndSoDoItsCalls) 
   EXPECT_TRUE(IsAlreadyQuit(late)) << late;
 }
 
+// Results and triggers that come when it has ended still may have it.
+TEST_P(ReactorContract, ThePoolIsThereUntilTheEndOfRunAndRefuses) {
+  Reactor* const reactor = New();
+  std::vector<absl::Status> late;
+  workers::IWorker* pool = nullptr;
+  const auto give = [&] { late.push_back(pool->Do([] { FAIL(); })); };
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    pool = *reactor->thread_pool();
+                    Stop(*reactor);
+                  })
+                  .ok());
+  Trigger(*reactor, EventPhase::kDuring, SystemEvent::kShutdown, give);
+  Trigger(*reactor, EventPhase::kAfter, SystemEvent::kShutdown, [&] {
+    give();
+    Call(*reactor, give);
+  });
+  RunToTheEnd(*reactor);
+  ASSERT_EQ(late.size(), 3u);
+  for (const absl::Status& status : late) EXPECT_TRUE(IsAlreadyQuit(status)) << status;
+}
+
 TEST_P(ReactorContract, ThePoolIsResized) {
   Reactor* const reactor = New();
   ASSERT_TRUE(reactor->SuggestThreadPoolSize(3).ok());

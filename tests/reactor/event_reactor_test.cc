@@ -235,6 +235,35 @@ TEST(EventReactor, DestroyedWithoutARunItDropsCountsAndReports) {
   EXPECT_TRUE(absl::IsFailedPrecondition(call.Cancel()));
 }
 
+// Whoever has a trigger mostly removes it at his end, and the trigger may be what keeps him.
+TEST(EventReactor, DestroyedItsTriggersMayRemoveThemselves) {
+  struct Service {
+    ~Service() { removed.set_value(reactor->RemoveSystemEventTrigger(id)); }
+    EventReactor* reactor;
+    TriggerId id = 0;
+    std::promise<absl::Status> removed;
+  };
+  auto reactor = New();
+  auto service = std::make_shared<Service>();
+  service->reactor = reactor.get();
+  auto removed = service->removed.get_future();
+  Service& raw = *service;
+  raw.id = Trigger(*reactor, EventPhase::kBefore, SystemEvent::kShutdown,
+                   [service = std::move(service)] { FAIL(); });
+  Trigger(*reactor, EventPhase::kBefore, SystemEvent::kShutdown, [] { FAIL(); });
+  reactor = nullptr;
+  EXPECT_TRUE(absl::IsNotFound(removed.get()));
+}
+
+TEST(EventReactor, DestroyedWithoutARunItCountsWhatWaitsForTheStartup) {
+  Reports reports;
+  auto reactor = New({.on_error = reports.handler()});
+  ASSERT_TRUE(reactor->CallWhenRunning([] { FAIL(); }).ok());
+  reactor = nullptr;
+  EXPECT_THAT(reports.all(),
+              ElementsAre(AllOf(HasSubstr("the reactor was destroyed"), HasSubstr(" 1"))));
+}
+
 // --- run and stop -------------------------------------------------------------------------------
 
 // R9: in the original nobody notices until something else ends the sleep.
@@ -920,6 +949,30 @@ TEST_P(EventReactorDescriptors, RemoveAllReturnsAllAndNotTheLoopsOwn) {
   RunToTheEnd(*reactor_);  // can still be woken
   other.join();
   EXPECT_EQ(writer.writes_, 0);
+}
+
+// What it had is gone, and what it has now is another's: it is watched no more, and is told.
+TEST_P(EventReactorDescriptors, WhatCannotBeWatchedAnewIsTold) {
+  Watched d;
+  Watched other;
+  AddReader(other);
+  AddReader(d);
+  d.Close();
+  d.fd_ = other.fd_;
+  EXPECT_TRUE(absl::IsAlreadyExists(reactor_->AddWriter(d)));
+  StopIn(2);
+  RunToTheEnd(*reactor_);
+  d.fd_ = -1;
+  ASSERT_EQ(d.lost_.size(), 1u);
+  EXPECT_TRUE(absl::IsFailedPrecondition(d.lost_[0])) << d.lost_[0];
+}
+
+TEST_P(EventReactorDescriptors, RemovingWhatIsNotThereIsOkAlsoWhereItIsClosed) {
+  Watched d;
+  AddReader(d);
+  d.Close();
+  EXPECT_TRUE(reactor_->RemoveWriter(d).ok());
+  EXPECT_TRUE(reactor_->RemoveReader(d).ok());
 }
 
 TEST_P(EventReactorDescriptors, RegularFilesAreAlwaysReady) {

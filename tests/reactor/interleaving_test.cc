@@ -17,6 +17,7 @@
 #include "reactor/deferred.h"
 #include "reactor/event_reactor.h"
 #include "reactor/failure.h"
+#include "reactor/testing/memory_reactor.h"
 #include "reactor/threads.h"
 #include "workers/internal/sync.h"
 #include "workers/memory_worker.h"
@@ -325,6 +326,152 @@ TEST(ThreadsInterleaving, TheLookAtAWaitAtEachPointOfATimeout) {
     reactor.Stop();
     schedule.reset();
     if (!reached) break;
+  }
+}
+
+// --- the loop ---------------------------------------------------------------------------------
+
+// Two trigger at once, and the loop ends: who is told true is run.
+TEST(Interleaving, ATriggerThatSaysTrueRuns) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    auto reactor = *EventReactor::Create({.handle_signals = false});
+    int runs = 0;
+    SignalTrigger trigger = reactor->MakeSignalTrigger([&] { ++runs; });
+    bool second_told = false;
+    ASSERT_TRUE(reactor
+                    ->AddSystemEventTrigger(EventPhase::kAfter, SystemEvent::kShutdown,
+                                            [&] {
+                                              second_told = trigger.Trigger();
+                                              return Succeed();
+                                            })
+                    .ok());
+    ASSERT_TRUE(reactor->CallFromThread([&] { EXPECT_TRUE(reactor->Stop().ok()); }).ok());
+    Interleaving schedule(point);
+    schedule.Run([&] { trigger.Trigger(); }, [&] { EXPECT_TRUE(reactor->Run().ok()); });
+    EXPECT_TRUE(second_told);
+    EXPECT_GE(runs, 1);
+    if (!schedule.reached()) break;
+  }
+}
+
+// Holds one thread where it has made the pool for all, and not yet started it.
+class BeforeTheStart final : public workers::internal::SyncObserver {
+ public:
+  BeforeTheStart() { workers::internal::sync_observer.store(this); }
+  ~BeforeTheStart() override { workers::internal::sync_observer.store(nullptr); }
+
+  void At(workers::internal::SyncOp op, const void* object) override {
+    if (std::this_thread::get_id() != held.load()) return;
+    if (op == workers::internal::SyncOp::kLock && reactor_ == nullptr) reactor_ = object;
+    if (op != workers::internal::SyncOp::kUnlocked || object != reactor_) return;
+    if (++unlocked_ != 2) return;
+    reached.Open();
+    go_on.Wait();
+  }
+
+  std::atomic<std::thread::id> held = std::thread::id();
+  Gate reached;
+  Gate go_on;
+
+ private:
+  const void* reactor_ = nullptr;  // its lock
+  int unlocked_ = 0;
+};
+
+TEST(Interleaving, WhatAPoolTookThatNobodyHasStartedRunsBeforeTheEnd) {
+  BeforeTheStart schedule;
+  auto reactor = *EventReactor::Create({.handle_signals = false});
+  std::atomic<bool> ran = false;
+  std::thread other;
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    other = std::thread([&] {
+                      schedule.held.store(std::this_thread::get_id());
+                      reactor->thread_pool().status().IgnoreError();
+                    });
+                    schedule.reached.Wait();
+                    EXPECT_TRUE(reactor->CallInThread([&] { ran.store(true); }).ok());
+                    EXPECT_TRUE(reactor->Stop().ok());
+                  })
+                  .ok());
+  EXPECT_TRUE(reactor->Run().ok());
+  EXPECT_TRUE(ran.load());
+  schedule.go_on.Open();
+  other.join();
+}
+
+TEST(Interleaving, TheSameInTheMemoryReactor) {
+  BeforeTheStart schedule;
+  test::MemoryReactor reactor;
+  ASSERT_TRUE(reactor.Start().ok());
+  std::thread other([&] {
+    schedule.held.store(std::this_thread::get_id());
+    reactor.thread_pool().status().IgnoreError();
+  });
+  schedule.reached.Wait();
+  bool ran = false;
+  EXPECT_TRUE(reactor.CallInThread([&] { ran = true; }).ok());
+  EXPECT_TRUE(reactor.Stop().ok());
+  reactor.Settle();
+  EXPECT_FALSE(reactor.running());
+  EXPECT_TRUE(ran);
+  schedule.go_on.Open();
+  other.join();
+}
+
+template <typename R>
+void OneAfterTheOther(const std::function<std::unique_ptr<R>()>& make) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    auto reactor = make();
+    int max = -1;
+    const auto run = [&] {
+      ASSERT_TRUE(reactor
+                      ->CallWhenRunning([&] {
+                        max = (*reactor->thread_pool())->max();
+                        EXPECT_TRUE(reactor->Stop().ok());
+                      })
+                      .ok());
+      EXPECT_TRUE(reactor->Run().ok());
+    };
+    ASSERT_TRUE(reactor->thread_pool().ok());
+    Interleaving schedule(point);
+    schedule.Run([&] { EXPECT_TRUE(reactor->SuggestThreadPoolSize(5).ok()); },
+                 [&] { EXPECT_TRUE(reactor->SuggestThreadPoolSize(8).ok()); });
+    run();
+    const int first = max;
+    run();
+    EXPECT_EQ(max, first);
+    if (!schedule.reached()) break;
+  }
+}
+
+// The pool of the next Run is as large as that of this one.
+TEST(Interleaving, TwoSizesOfThePoolComeOneAfterTheOther) {
+  OneAfterTheOther<EventReactor>([] { return *EventReactor::Create({.handle_signals = false}); });
+  OneAfterTheOther<test::MemoryReactor>([] { return std::make_unique<test::MemoryReactor>(); });
+}
+
+// A pool that ends meanwhile refuses the call, and does not go away under it.
+TEST(Interleaving, ACallInThreadWhileTheMemoryReactorStops) {
+  for (int point = 0;; ++point) {
+    SCOPED_TRACE(point);
+    test::MemoryReactor reactor;
+    ASSERT_TRUE(reactor.Start().ok());
+    ASSERT_TRUE(reactor.thread_pool().ok());
+    bool taken = false;
+    bool ran = false;
+    Interleaving schedule(point);
+    schedule.Run([&] { taken = reactor.CallInThread([&] { ran = true; }).ok(); },
+                 [&] {
+                   EXPECT_TRUE(reactor.Stop().ok());
+                   reactor.Settle();
+                 });
+    reactor.Settle();
+    EXPECT_FALSE(reactor.running());
+    EXPECT_EQ(ran, taken);
+    if (!schedule.reached()) break;
   }
 }
 

@@ -2,6 +2,8 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <iterator>
 #include <memory>
@@ -30,9 +32,10 @@ class StopSignalsTest : public testing::Test {
     sigaction(signal, nullptr, &now);
     return now.sa_handler;
   }
-  static bool IsReadable(const StopSignals& signals) {
-    pollfd fd = {signals.fd(), POLLIN, 0};
-    return poll(&fd, 1, 0) == 1;
+  static bool IsReadable(const StopSignals& signals) { return IsReadable(signals.fd()); }
+  static bool IsReadable(int fd) {
+    pollfd one = {fd, POLLIN, 0};
+    return poll(&one, 1, 0) == 1;
   }
 
  private:
@@ -102,6 +105,32 @@ TEST_F(StopSignalsTest, LeavingsOfTheLastAreNotHeardByTheNext) {
   signals = *StopSignals::Install();
   EXPECT_FALSE(IsReadable(*signals));
   EXPECT_EQ(signals->Take().count, 0);
+}
+
+// Descriptors are shared with the child of a fork; the signals of one are not the other's.
+TEST_F(StopSignalsTest, AChildOfAForkHasItsOwn) {
+  auto lives = *StopSignals::Install();
+  auto gone = *StopSignals::Install();
+  const int free_fd = gone->fd();
+  gone = nullptr;
+  const pid_t child = fork();
+  if (child == 0) {
+    auto own = *StopSignals::Install();
+    raise(SIGTERM);
+    bool good = IsReadable(*own) && own->Take().count == 1;
+    raise(SIGTERM);
+    lives = nullptr;  // the parent's
+    good = good && Handler(SIGTERM) != SIG_DFL;
+    own = nullptr;
+    _exit(good && Handler(SIGTERM) == SIG_DFL ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_FALSE(IsReadable(*lives));
+  EXPECT_FALSE(IsReadable(free_fd));
+  lives = nullptr;
+  EXPECT_EQ(Handler(SIGTERM), SIG_DFL);
 }
 
 }  // namespace

@@ -49,13 +49,15 @@ class Between : public IReactorThreads {
   bool running() const override { return reactor_.running(); }
   std::shared_ptr<workers::IExclusiveWorker> worker() override { return reactor_.worker(); }
   absl::StatusOr<uint64_t> WatchEnd(std::function<void()> ended) override {
-    auto id = reactor_.WatchEnd(std::move(ended));
+    auto id = reactor_.WatchEnd(ended);
+    watcher = std::move(ended);
     if (after_watch) after_watch();
     return id;
   }
   void UnwatchEnd(uint64_t id) override { reactor_.UnwatchEnd(id); }
 
   std::function<void()> after_watch;
+  std::function<void()> watcher;  // the last, as the loop has it while it calls it
 
  private:
   EventReactor& reactor_;
@@ -117,6 +119,32 @@ TEST(BlockingCallForced, TheReactorEndsJustAfterTheWaitIsAnnounced) {
   ended.Open();
   caller.join();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+}
+
+// The same, while the loop is about to call the watcher: what was not called is destroyed by its
+// caller, whose stack it may be about.
+TEST(BlockingCallForced, WhatIsRefusedIsDestroyedBeforeItReturns) {
+  auto reactor = New();
+  Between between(*reactor);
+  Gate ended;
+  between.after_watch = [&] {
+    EXPECT_TRUE(reactor->Stop().ok());
+    ended.Wait();
+  };
+  const auto token = std::make_shared<int>();
+  absl::Status status;
+  std::thread caller;
+  ASSERT_TRUE(reactor
+                  ->CallWhenRunning([&] {
+                    caller = std::thread(
+                        [&] { status = BlockingCallFromThread(between, [token] { FAIL(); }); });
+                  })
+                  .ok());
+  EXPECT_TRUE(reactor->Run().ok());
+  ended.Open();
+  caller.join();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_EQ(token.use_count(), 1);
 }
 
 // --- stop callbacks on the cancelling thread ----------------------------------------------------
