@@ -133,8 +133,10 @@ class Source;
 // Order. A callback never runs inside another one, nor inside a coroutine of reactor/coroutine.h:
 // what becomes ready in there (because it fires a Promise, or adds to what has fired) runs when it
 // returns or waits, in order, and before what follows in its own chain. Everywhere else it runs
-// before the call that made it ready returns. Nothing recurses, however long the chain or deep the
-// nesting; a loop made of callbacks that return its next turn does not even grow.
+// before the call that made it ready returns. Firing, cancelling and destruction do not recurse,
+// however long the chain or deep the nesting; a loop made of callbacks that return its next turn
+// does not even grow. (What captures and values own is destroyed as C++ destroys it: a million
+// cancellers each of which owns the next Promise take a stack for a million destructors.)
 //
 // Home. A Deferred belongs to the innermost exclusive worker in whose work it was made, else to
 // the thread (workers/worker_scope.h), and so does all of its chain. Everything that is done with

@@ -42,7 +42,8 @@ namespace reactor {
 // Destruction is Stop; it may also happen where there is no reactor thread any more.
 class LoopingCall {
  public:
-  // `time` outlives the calls of all methods and of f, but may go before the destructor is called.
+  // `time` outlives the calls of all methods and of f, with the Deferreds that f has returned, but
+  // may go before the destructor is called.
   template <typename F>
     requires(!std::is_same_v<F, LoopingCall>)
   LoopingCall(IReactorTime& time, F f) : LoopingCall(time, MakeCall(std::move(f))) {}
