@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -18,7 +19,6 @@
 #include "reactor/internal/stage.h"
 #include "reactor/reactor_time.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
 #include "workers/worker.h"
 
 namespace reactor {
@@ -514,7 +514,7 @@ class Step final : public Holder<U> {
     {
       Result<T> result = static_cast<Holder<T>&>(from).TakeResult();
       thrown = CallIn(this->context, [&] {
-        workers::internal::AtEndOfScope destroy_captures([this] { f_.reset(); });
+        absl::Cleanup destroy_captures([this] { f_.reset(); });
         (*f_)(std::move(result), outcome);
       });
     }

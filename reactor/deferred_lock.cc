@@ -1,7 +1,7 @@
 #include "reactor/deferred_lock.h"
 
+#include "absl/cleanup/cleanup.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
 
 namespace reactor {
 namespace internal {
@@ -38,7 +38,7 @@ class Tokens : public std::enable_shared_from_this<Tokens> {
         first.Callback(DeferredHold(self)).IgnoreError();
       }
     };
-    workers::internal::AtEndOfScope end([&] {
+    absl::Cleanup end([&] {
       give();  // the others, where a callback has ended its thread by force
       is_giving_ = false;
     });

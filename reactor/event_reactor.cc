@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "reactor/epoll_poller.h"
@@ -17,6 +18,7 @@
 #include "reactor/timer_queue.h"
 #include "reactor/waker.h"
 #include "workers/internal/misuse.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 #include "workers/thread_factory.h"
@@ -750,7 +752,7 @@ absl::Status EventReactor::Run() {
   }
   core.end_watchers.Open();
   workers::WorkerScope scope(core.loop, workers::WorkerScope::OneThread());
-  workers::internal::AtEndOfScope leave([this] { loop_->Leave(); });
+  absl::Cleanup leave([this] { loop_->Leave(); });
   return loop_->RunAll();
 }
 

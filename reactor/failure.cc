@@ -2,7 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 
 namespace reactor {
 namespace {
@@ -34,7 +34,7 @@ Failure::Failure(std::exception_ptr exception) : exception_(std::move(exception)
 }
 
 Failure Failure::Current() {
-  if (workers::internal::IsForcedUnwinding()) throw;
+  workers::internal::ContinueForcedUnwinding();
   try {
     throw;
   } catch (const ThrownStatus& error) {

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <string>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "reactor/failure.h"
 #include "reactor/internal/stage.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
 #include "workers/worker.h"
 
 namespace reactor {
@@ -99,7 +99,7 @@ void LoopingCall::Core::Due(const std::shared_ptr<Run>& due) {
   const std::shared_ptr<Core> self = shared_from_this();
   busy = due;
   bool returned = false;
-  workers::internal::AtEndOfScope unwound([&] {
+  absl::Cleanup unwound([&] {
     if (!returned) Ended(absl::AbortedError("LoopingCall: f ended its thread"));
   });
   Deferred<void> made = call(count);

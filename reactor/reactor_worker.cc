@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 #include "workers/worker_scope.h"

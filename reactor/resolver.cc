@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -22,7 +23,7 @@
 #include "reactor/internal/stage.h"
 #include "workers/context.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 #include "workers/internal/sync.h"
 #include "workers/pool.h"
 #include "workers/worker_scope.h"
@@ -483,7 +484,7 @@ void Resolver::Desk::RunTurn() {
     running.push_back(job);
   }
   // Also where the look-up ends its thread by force.
-  workers::internal::AtEndOfScope tell([&] {
+  absl::Cleanup tell([&] {
     {
       MutexLock lock(mutex);
       running.erase(std::find(running.begin(), running.end(), job));

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 
@@ -145,7 +146,7 @@ void DeferredCall::GoOnAtHome() {
 void DeferredCall::Run() {
   if (!Pass(kQueued, kRunning)) return;  // a shell
   bool came_back = false;
-  workers::internal::AtEndOfScope by_force([&] {
+  absl::Cleanup by_force([&] {
     if (came_back) return;
     SetFailure(Failure(absl::AbortedError(
         absl::StrCat(Named(what, site), ": its thread was ended inside the call"))));
@@ -159,7 +160,7 @@ void DeferredCall::Deliver() {
 }
 
 void DeferredCall::RunAndDeliver() {
-  workers::internal::AtEndOfScope deliver([this] { Deliver(); });
+  absl::Cleanup deliver([this] { Deliver(); });
   Run();
 }
 

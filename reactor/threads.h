@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,7 +22,6 @@
 #include "reactor/internal/stage.h"
 #include "reactor/reactor.h"
 #include "workers/context.h"
-#include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 #include "workers/team.h"
 #include "workers/thread_pool.h"
@@ -282,7 +282,7 @@ class TypedCall final : public DeferredCall {
     Outcome<R> outcome;
     {
       std::optional<Failure> thrown = CallIn(context(), [&] {
-        workers::internal::AtEndOfScope destroy_captures([this] { f_.reset(); });
+        absl::Cleanup destroy_captures([this] { f_.reset(); });
         if constexpr (CallOf<F>::kTakesToken) {
           StoreOutcome<R>(outcome, std::move(*f_), stop_.get_token());
         } else {
@@ -370,7 +370,7 @@ class BlockingWait : public std::enable_shared_from_this<BlockingWait> {
   void End(Keep keep) {
     tail_ = Deferred<void>();
     if (!Claim()) return;
-    workers::internal::AtEndOfScope publish([this] { Publish(); });
+    absl::Cleanup publish([this] { Publish(); });
     keep();
   }
 
@@ -445,7 +445,7 @@ class TypedBlockingCall final : public BlockingWait {
   void Call() override {
     std::optional<Deferred<R>> result;
     {
-      workers::internal::AtEndOfScope destroy_captures([this] { f_.reset(); });
+      absl::Cleanup destroy_captures([this] { f_.reset(); });
       result.emplace(MaybeDeferred(std::move(*f_)));
     }
     Await(std::move(*result).AddBoth(

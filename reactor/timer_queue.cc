@@ -4,9 +4,10 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 
 namespace reactor {
 
@@ -205,7 +206,7 @@ size_t TimerQueue::RunDue(absl::Duration now, absl::FunctionRef<void(Work&)> run
     workers::internal::DieOfMisuse("TimerQueue: RunDue inside RunDue");
   }
   core->running_at = now;
-  workers::internal::AtEndOfScope end([&core] { core->running_at = -absl::InfiniteDuration(); });
+  absl::Cleanup end([&core] { core->running_at = -absl::InfiniteDuration(); });
   const uint64_t limit = core->next_sequence;
   size_t count = 0;
   while (!core->heap.empty()) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 

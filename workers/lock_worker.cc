@@ -2,7 +2,9 @@
 
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "workers/internal/misuse.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/worker_scope.h"
 
@@ -45,7 +47,7 @@ void LockWorker::RunAndUnwind(Work work) {
   WorkerScope scope(*this);
   holder_.store(internal::CurrentThread(), std::memory_order_relaxed);
   // On every way out, forced unwinding included, what was taken has run and the mark is gone.
-  internal::AtEndOfScope end([this] {
+  absl::Cleanup end([this] {
     lock_.AssertHeld();
     RunQueued();
     holder_.store(internal::ThreadId(), std::memory_order_relaxed);

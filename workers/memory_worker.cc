@@ -5,7 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "workers/internal/misuse.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 #include "workers/worker_scope.h"
@@ -106,7 +108,7 @@ Performed MemoryPerformer::operator()() {
     internal::DieOfMisuse(
         "MemoryPerformer: called inside a work that it runs, or by two threads at once");
   }
-  internal::AtEndOfScope end([&core] { core->performing.store(false); });
+  absl::Cleanup end([&core] { core->performing.store(false); });
   Work work;
   static const NoWorker no_worker;
   const IExclusiveWorker* worker;

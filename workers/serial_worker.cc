@@ -3,8 +3,10 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "workers/internal/misuse.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/worker_scope.h"
 
@@ -255,7 +257,7 @@ void SerialWorker::GoThrough(Turn& turn, bool to_the_end) {
       Node* const node = std::exchange(turn.ready, turn.ready->next);
       ++works;
       // Kept also where the work ends the thread by force.
-      internal::AtEndOfScope keep([&group, node] { group.Keep(node); });
+      absl::Cleanup keep([&group, node] { group.Keep(node); });
       if (turn.drops) {
         ++turn.dropped;
         node->work = nullptr;
@@ -265,7 +267,7 @@ void SerialWorker::GoThrough(Turn& turn, bool to_the_end) {
     }
   };
   // A work that ends its thread by force takes nobody with it: the rest runs as it unwinds.
-  internal::AtEndOfScope run_rest([&] {
+  absl::Cleanup run_rest([&] {
     to_the_end = true;
     go();
   });

@@ -6,9 +6,11 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 #include "workers/worker_scope.h"
@@ -686,7 +688,7 @@ void Team::Core::Coordinate() {
     if (std::exchange(seen_accepted, published.accepted) != published.accepted) TryAgainForWork();
   }
   bool inside = true;
-  internal::AtEndOfScope leave([this, &inside] {
+  absl::Cleanup leave([this, &inside] {
     if (inside) Exit();
   });
   for (Event& event : events) Handle(event);
@@ -1148,13 +1150,13 @@ void Team::Core::RunJobs(const RecordPtr& record) {
   InJob here = {this, record.get(), InnermostJob::Get()};
   here.next = std::exchange(record->job, nullptr);
   InnermostJob::Set(&here);
-  internal::AtEndOfScope leave([&here] { InnermostJob::Set(here.outer); });
+  absl::Cleanup leave([&here] { InnermostJob::Set(here.outer); });
   Begun(*record);
   const auto run = [&] {
     while (here.next != nullptr) RunJob(record, std::exchange(here.next, nullptr));
   };
   // A work that ends its thread by force takes no other with it.
-  internal::AtEndOfScope run_rest(run);
+  absl::Cleanup run_rest(run);
   run();
 }
 
@@ -1172,13 +1174,13 @@ void Team::Core::RunJob(const RecordPtr& record, Job* job) {
     }
     Work then = std::move(job->then);
     Finished(record, std::exchange(job, nullptr), counter, &here, /*in_then=*/true);
-    internal::AtEndOfScope asleep([&] {
+    absl::Cleanup asleep([&] {
       internal::MutexLock lock(desk);
       record->in_then = false;
     });
     internal::RunWork(then, name, on_error);
   };
-  internal::AtEndOfScope finish_by_force(finish);  // where the work ends its thread
+  absl::Cleanup finish_by_force(finish);  // where the work ends its thread
   if (const Team* const handle = team.load(std::memory_order_acquire)) {
     WorkerScope scope(*handle);
     completed = internal::RunWork(job->work, name, on_error);

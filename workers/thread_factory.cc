@@ -12,11 +12,12 @@
 #include <set>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 #include "workers/internal/sync.h"
 
 namespace workers {
@@ -134,7 +135,7 @@ void* ThreadMain(void* argument) {
   delete static_cast<StartedThread*>(argument);
   pthread_setname_np(pthread_self(), self.record->name.c_str());
   // At the end of the scope: also when the thread is ended by force.
-  internal::AtEndOfScope end([&self] {
+  absl::Cleanup end([&self] {
     self.record->main = nullptr;
     self.state->GiveNameBack(self.record->name);
     self.record->ended.store(true);

@@ -6,6 +6,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "workers/context.h"
+#include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 
 namespace workers {

@@ -13,7 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 #include "workers/pool.h"
 #include "workers/team.h"
 #include "workers/worker.h"

@@ -4,7 +4,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 #include "workers/worker_scope.h"
@@ -92,7 +94,7 @@ struct ThreadWorker::Core {
   void RunBatch() {
     // After forced unwinding out of a work the rest still runs, while the thread unwinds.
     size_t next = 0;
-    internal::AtEndOfScope run_rest([&] {
+    absl::Cleanup run_rest([&] {
       for (; next < batch.size(); ++next) RunNext(next);
       batch.clear();
     });
@@ -114,7 +116,7 @@ struct ThreadWorker::Core {
       while (TakeBatch()) RunBatch();
       if (on_exit) internal::RunWork(on_exit, name, on_error);
     };
-    internal::AtEndOfScope end([this, &run] {
+    absl::Cleanup end([this, &run] {
       Close();  // news only where a work ended the thread by force: then there may be a rest
       run();
       {

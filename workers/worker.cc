@@ -1,24 +1,21 @@
 #include "workers/worker.h"
 
-#include "absl/strings/cord.h"
-#include "absl/strings/str_cat.h"
+#include "absl/strings/match.h"
+#include "workers/internal/make_status.h"
 
 namespace workers {
 namespace {
 
-// Status compares neither identity nor type; a payload makes this one recognisable.
-constexpr absl::string_view kAlreadyQuit = "iworker/already_quit";
+constexpr absl::string_view kAlreadyQuit = " has already quit";
 
 }  // namespace
 
 absl::Status AlreadyQuitError(absl::string_view who) {
-  absl::Status status = absl::FailedPreconditionError(absl::StrCat(who, " has already quit"));
-  status.SetPayload(kAlreadyQuit, absl::Cord());
-  return status;
+  return internal::MakeStatus(absl::StatusCode::kFailedPrecondition, who, kAlreadyQuit);
 }
 
 bool IsAlreadyQuit(const absl::Status& status) {
-  return absl::IsFailedPrecondition(status) && status.GetPayload(kAlreadyQuit).has_value();
+  return absl::IsFailedPrecondition(status) && absl::EndsWith(status.message(), kAlreadyQuit);
 }
 
 }  // namespace workers

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 
 namespace reactor::internal {
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 
 namespace reactor::internal {
 

@@ -7,7 +7,7 @@
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "workers/internal/misuse.h"
-#include "workers/internal/run_work.h"
+#include "workers/internal/report.h"
 #include "workers/worker_scope.h"
 
 namespace reactor::internal {

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "reactor/failure.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 
 namespace reactor::internal {

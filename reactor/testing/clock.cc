@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "workers/internal/misuse.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 
 namespace reactor::test {

@@ -6,10 +6,12 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "reactor/internal/end_watchers.h"
 #include "reactor/internal/loop_thread.h"
 #include "workers/internal/misuse.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 #include "workers/memory_worker.h"
@@ -222,7 +224,7 @@ void MemoryReactor::Enter(const char* method, absl::FunctionRef<void()> f) {
   }
   core_->runner.store(workers::internal::CurrentThread());
   workers::WorkerScope scope(core_->loop);
-  workers::internal::AtEndOfScope leave([this] { core_->runner.store(ThreadId()); });
+  absl::Cleanup leave([this] { core_->runner.store(ThreadId()); });
   f();
 }
 
@@ -301,7 +303,7 @@ bool MemoryReactor::StepThread() {
   }
   const std::shared_ptr<Threads::Thread> thread = threads_->Take();
   if (thread == nullptr) return false;
-  workers::internal::AtEndOfScope end([&] { threads_->Return(thread); });
+  absl::Cleanup end([&] { threads_->Return(thread); });
   thread->performer();
   return true;
 }
