@@ -77,13 +77,13 @@ void OnError(const workers::ErrorReport& report) {
 // Its backlog has room for the window and for the printer, which asks for one turn at a time. So
 // it refuses nothing: what it would have to refuse is not handed out.
 absl::StatusOr<std::unique_ptr<workers::Team>> StartPool() {
-  auto pool =
-      workers::MakePool({.name = "reader",
-                         .limits = {.soft_limit = [] { return 0; }, .max_backlog = kWindow + 1},
-                         .on_error = OnError});
-  if (!pool.ok()) return pool;
   // At least two: one may wait for whoever reads our output while the other one counts.
-  Must((*pool)->Grow(std::max(2, static_cast<int>(std::thread::hardware_concurrency()))));
+  const int threads = std::max(2, static_cast<int>(std::thread::hardware_concurrency()));
+  auto pool = workers::MakePool(
+      {.name = "reader",
+       .limits = {.min_workers = threads, .soft_limit = threads, .max_backlog = kWindow + 1},
+       .on_error = OnError});
+  if (!pool.ok()) return pool;
   if ((*pool)->statistics().live == 0) {
     return absl::ResourceExhaustedError("no thread can be started");
   }

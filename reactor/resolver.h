@@ -67,10 +67,8 @@ struct ResolverOptions {
   // Of the threads: four at once; while look-ups wait for these, one more a second, up to 16. So
   // some that are stuck do not hold up the others. A look-up beyond max_backlog fails with
   // ResourceExhausted. Limits that are given take the place of all of these.
-  workers::TeamLimits limits = {.soft_limit = [] { return 4; },
-                                .growth_per_second = 1,
-                                .hard_limit = 16,
-                                .max_backlog = 4096};
+  workers::TeamLimits limits = {
+      .soft_limit = 4, .growth_per_second = 1, .hard_limit = 16, .max_backlog = 4096};
   // These as in workers::PoolOptions. The handler hears of threads that cannot be started, and of
   // look-ups that are left behind.
   workers::ThreadOptions thread = {};

@@ -5,6 +5,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "workers/team.h"
 
 namespace reactor {
 namespace {
@@ -92,7 +93,7 @@ absl::Status DeferredCall::GiveTo(workers::IWorker& run_on) {
   if (pool != nullptr || team != nullptr) {
     Work run = RunPart(shared_from_this());
     Work deliver = DeliverPart(shared_from_this());
-    absl::StatusOr<Team::Ticket> taken = absl::InternalError("");
+    absl::StatusOr<workers::WorkHandle> taken = absl::InternalError("");
     {
       workers::ContextScope none{workers::Context()};  // the call has its own: one is enough
       taken = pool != nullptr ? pool->Enqueue(std::move(run), std::move(deliver))
@@ -100,7 +101,7 @@ absl::Status DeferredCall::GiveTo(workers::IWorker& run_on) {
     }
     status = taken.status();
     if (taken.ok()) {
-      ticket = *std::move(taken);
+      handle = *std::move(taken);
     } else {
       Pass(kQueued, kFinished);  // before its parts are destroyed
     }
@@ -109,7 +110,7 @@ absl::Status DeferredCall::GiveTo(workers::IWorker& run_on) {
     status = run_on.Do(std::move(work));
     if (!status.ok()) Pass(kQueued, kFinished);
   }
-  if (status.ok() && ticket.IsBacklogged()) {
+  if (status.ok()) {
     const auto* const waiting = context_.Get(kBlockingWait);
     const auto wait = waiting != nullptr ? waiting->lock() : nullptr;
     if (wait != nullptr) wait->LookAgain();
@@ -204,7 +205,7 @@ void DeferredCall::Undelivered() {
 void DeferredCall::Cancel() {
   if (Pass(kQueued, kCancelled)) {
     DestroyCall();
-    ticket.Withdraw();
+    handle.TryCancel();
     ForgetPromise();
   } else if (Pass(kRunning, kAbandoned)) {
     ForgetPromise();
@@ -245,7 +246,7 @@ absl::Status BlockingWait::Wait(IReactorThreads& reactor, absl::Duration timeout
   reactor_ = &reactor;
   watch_ = *watch;
 
-  workers::BlockingScope scope;
+  workers::BlockingScope scope(timeout);
   {
     MutexLock lock(mutex_);
     scope_ = &scope;
@@ -312,14 +313,14 @@ void BlockingWait::LookAgain() {
   loop_->Do([self = shared_from_this()] { self->Look(); }).IgnoreError();
 }
 
-// Does the result wait for a work that has not begun? Then the team of the waiting thread, if it
-// is the same, knows whether it ever will.
+// Does the result wait for a work item of a team? Then the team of the waiting thread, if it is the
+// same, knows whether that can ever end.
 void BlockingWait::Look() {
   const Stage* top = Access::Last(tail_);
   if (top == nullptr) return;
   while (top->upstream != nullptr) top = top->upstream;
   const AwaitedWork* const awaited = top->fired ? nullptr : top->awaited();
-  if (awaited == nullptr || !awaited->ticket.IsBacklogged()) return;
+  if (awaited == nullptr) return;
   workers::BlockingScope* scope;
   {
     MutexLock lock(mutex_);
@@ -327,7 +328,7 @@ void BlockingWait::Look() {
     looking_ = true;  // keeps it
     scope = scope_;
   }
-  const absl::Status status = scope->Awaits(awaited->ticket);
+  const absl::Status status = scope->Awaits(awaited->handle);
   const std::string work = Named(awaited->what, awaited->site);
   {
     MutexLock lock(mutex_);

@@ -21,10 +21,11 @@
 #include "reactor/failure.h"
 #include "reactor/internal/stage.h"
 #include "reactor/reactor.h"
+#include "workers/blocking_scope.h"
 #include "workers/context.h"
 #include "workers/internal/sync.h"
-#include "workers/team.h"
 #include "workers/thread_pool.h"
+#include "workers/work_handle.h"
 #include "workers/worker.h"
 
 namespace reactor {
@@ -165,7 +166,7 @@ struct CallOf {
 };
 
 struct AwaitedWork {
-  workers::Team::Ticket ticket;  // set before the Deferred is anybody's
+  workers::WorkHandle handle;  // set before the Deferred is anybody's
   const char* what;
   Site site;
 };
@@ -183,7 +184,7 @@ struct AwaitedWork {
 class DeferredCall : public AwaitedWork, public std::enable_shared_from_this<DeferredCall> {
  public:
   DeferredCall(std::shared_ptr<workers::IExclusiveWorker> home, const char* what, Site site)
-      : AwaitedWork{.ticket = {}, .what = what, .site = site}, home_(std::move(home)) {}
+      : AwaitedWork{.handle = {}, .what = what, .site = site}, home_(std::move(home)) {}
   virtual ~DeferredCall() = default;
   DeferredCall(const DeferredCall&) = delete;
   DeferredCall& operator=(const DeferredCall&) = delete;

@@ -1,4 +1,4 @@
-// The caller's thread under a lock.
+// A worker that runs items on the caller's thread, under a lock.
 
 #ifndef WORKERS_LOCK_WORKER_H_
 #define WORKERS_LOCK_WORKER_H_
@@ -9,8 +9,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "workers/internal/fork_guard.h"
 #include "workers/internal/sync.h"
-#include "workers/quit_flag.h"
 #include "workers/worker.h"
 
 namespace workers {
@@ -20,16 +20,21 @@ struct LockWorkerOptions {
   ErrorHandler on_error = {};
 };
 
-// Runs work before Do returns, on the thread that calls Do, with a lock held. Called from
-// inside its own work, Do queues the new work behind and returns; it runs when the work that
-// runs now has ended, before the lock is free. So work never nests, however it calls back.
+// Runs each work item before Do returns, on the thread that calls Do, with a lock held. A Do from
+// inside one of its own items queues the new item and returns; that item runs when the current one
+// has ended, before the lock is released. So items never nest.
 //
-// Do waits while another thread's work runs. Quit never waits. A work may call Do and Quit,
-// also from the destructors of its captures. If one of several queued works throws, the others
-// still run.
+// Known elsewhere as: an inline executor with a mutex, a monitor.
 //
-// Destruction quits and waits for the work that another thread runs. Inside the worker's own
-// work it dies: there is no thread left that could finish the work.
+// Do waits while an item runs on another thread. Quit never waits. An item may call Do and Quit,
+// also from the destructors of its captures. If a queued item throws, the others still run. Do
+// returns ResourceExhausted, with the item untouched, if a nested item finds no memory.
+//
+// The destructor quits and waits for the item that runs on another thread. Inside one of its own
+// items it aborts: no thread would be left to finish the item.
+//
+// In the child of a fork Do and Quit return FailedPrecondition, whether or not the lock was held
+// when the process forked, and the destructor does not wait. Queued items belong to the parent.
 class LockWorker final : public IExclusiveWorker {
  public:
   explicit LockWorker(LockWorkerOptions options = {});
@@ -40,24 +45,27 @@ class LockWorker final : public IExclusiveWorker {
   absl::Status Quit() override;
 
  private:
-  void RunAndUnwind(Work work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void RunAndUnwind(Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void RunQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void LeakQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   bool IsHeldByCaller() const;
 
   // Immutable.
   const std::string name_;
   const ErrorHandler on_error_;
+  const absl::Status already_quit_;  // made in advance: a refusal allocates nothing
+  const internal::ForkGuard guard_;
 
   // Any thread.
-  QuitFlag quit_;
-  internal::Atomic<internal::ThreadId> holder_;  // whose work runs; set only while lock_ is held
+  internal::Atomic<bool> quit_ = false;
+  internal::Atomic<internal::ThreadId> holder_;  // runs an item; set only under lock_
 
   internal::Mutex lock_;
-  // Works that were given from inside a work; empty while lock_ is free. Two vectors that
-  // change places keep their capacity.
+  // Items submitted from inside an item; empty while lock_ is free. The two vectors swap roles and
+  // keep a small capacity.
   std::vector<Work> queued_ ABSL_GUARDED_BY(lock_);
   std::vector<Work> running_ ABSL_GUARDED_BY(lock_);
-  size_t next_ ABSL_GUARDED_BY(lock_) = 0;  // of running_, to be run
+  size_t next_ ABSL_GUARDED_BY(lock_) = 0;  // index into running_ of the next item to run
 };
 
 }  // namespace workers

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "workers/internal/fork_guard.h"
 #include "workers/internal/misuse.h"
 #include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
@@ -16,11 +17,15 @@ namespace workers {
 
 struct MemoryPerformer::Core {
   Core(std::string name, ErrorHandler on_error)
-      : name(std::move(name)), on_error(std::move(on_error)) {}
+      : name(std::move(name)),
+        on_error(std::move(on_error)),
+        already_quit(AlreadyQuitError(this->name)) {}
 
   // Immutable.
   const std::string name;
   const ErrorHandler on_error;
+  const absl::Status already_quit;  // made in advance: a refusal allocates nothing
+  const internal::ForkGuard guard;
 
   // The performer's thread.
   internal::Atomic<bool> performing = false;  // a work is running; atomic only to catch misuse
@@ -41,6 +46,7 @@ class MemoryPerformer::Worker final : public IExclusiveWorker {
 
   ~Worker() override {
     WorkerScope::Forget(*this);
+    if (core_->guard.InChild()) return;
     internal::MutexLock lock(core_->mutex);
     core_->quit = true;
     core_->worker = nullptr;
@@ -49,15 +55,20 @@ class MemoryPerformer::Worker final : public IExclusiveWorker {
   // IWorker implementation:
   absl::Status Do(Work&& work) override {
     if (!work) return internal::EmptyWorkError(core_->name);
+    if (core_->guard.InChild()) return core_->guard.Error(core_->name);
     internal::MutexLock lock(core_->mutex);
-    if (core_->quit || core_->closed) return AlreadyQuitError(core_->name);
-    core_->queue.push_back(std::move(work));
-    return absl::OkStatus();
+    if (core_->quit || core_->closed) return core_->already_quit;
+    return internal::WithoutBadAlloc(core_->name, [&] {
+      core_->mutex.AssertHeld();
+      core_->queue.push_back(std::move(work));  // moves nothing if it cannot grow
+      return absl::OkStatus();
+    });
   }
 
   absl::Status Quit() override {
+    if (core_->guard.InChild()) return core_->guard.Error(core_->name);
     internal::MutexLock lock(core_->mutex);
-    if (core_->quit) return AlreadyQuitError(core_->name);
+    if (core_->quit) return core_->already_quit;
     core_->quit = true;
     return absl::OkStatus();
   }
@@ -91,6 +102,10 @@ MemoryPerformer::~MemoryPerformer() { Close(); }
 
 void MemoryPerformer::Close() {
   if (core_ == nullptr) return;
+  if (core_->guard.InChild()) {  // the queue belongs to the parent, and so may its lock
+    internal::ForkGuard::Leak(std::move(core_));
+    return;
+  }
   {
     internal::MutexLock lock(core_->mutex);
     core_->closed = true;
@@ -102,7 +117,7 @@ void MemoryPerformer::Close() {
 }
 
 Performed MemoryPerformer::operator()() {
-  if (core_ == nullptr) return Performed::kFinished;
+  if (core_ == nullptr || core_->guard.InChild()) return Performed::kFinished;
   const std::shared_ptr<Core> core = core_;  // the work may destroy the performer
   if (core->performing.exchange(true)) {
     internal::DieOfMisuse(
@@ -132,13 +147,13 @@ Performed MemoryPerformer::operator()() {
 }
 
 size_t MemoryPerformer::queued() const {
-  if (core_ == nullptr) return 0;
+  if (core_ == nullptr || core_->guard.InChild()) return 0;
   internal::MutexLock lock(core_->mutex);
   return core_->queue.size();
 }
 
 size_t MemoryPerformer::Drop() {
-  if (core_ == nullptr) return 0;
+  if (core_ == nullptr || core_->guard.InChild()) return 0;
   std::deque<Work> dropped;  // destroyed without the lock
   {
     internal::MutexLock lock(core_->mutex);

@@ -11,7 +11,7 @@
 namespace workers {
 namespace {
 
-// What the workers of a pool are made with. Lives as long as the Team that makes them.
+// What the workers of a pool are created with. Lives as long as the Team that creates them.
 struct Threads {
   absl::StatusOr<std::unique_ptr<IWorker>> Make() {
     ThreadWorkerOptions worker;
@@ -46,7 +46,7 @@ absl::StatusOr<std::unique_ptr<Team>> MakePool(PoolOptions options) {
   team.name = options.name;
   team.coordinator = std::make_unique<LockWorker>(LockWorkerOptions{
       .name = absl::StrCat(options.name, "-coordinator"), .on_error = options.on_error});
-  team.one_wake_at_a_time = !options.create_worker;
+  team.throttle_wakeups = !options.create_worker;
   if (options.create_worker) {
     team.create_worker = [threads, create = std::move(options.create_worker)] { return create(); };
   } else {
@@ -55,6 +55,7 @@ absl::StatusOr<std::unique_ptr<Team>> MakePool(PoolOptions options) {
   team.limits = std::move(options.limits);
   team.on_error = std::move(options.on_error);
   team.clock = options.clock;
+  if (options.on_ended) team.on_ended = std::move(options.on_ended);
   return Team::Create(std::move(team));
 }
 

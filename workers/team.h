@@ -1,10 +1,9 @@
-// Many workers behind one.
+// Many workers behind one: a thread pool of any kind of worker.
 
 #ifndef WORKERS_TEAM_H_
 #define WORKERS_TEAM_H_
 
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -12,192 +11,113 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "workers/clock.h"
+#include "workers/team_options.h"
+#include "workers/work_handle.h"
 #include "workers/worker.h"
 
 namespace workers {
 
-// How many workers a Team has. The idea (no hard cap needed, growth at a bounded rate, release of
-// the idle) is the Twisted maintainers' own, from a note in twisted._threads._pool.
-struct TeamLimits {
-  int min_workers = 0;  // made early and not released
-  // Up to here workers are made at once, as work comes. Asked at each decision, by any thread,
-  // several at once too: it must be quick and must not wait. Empty: no limit.
-  std::function<int()> soft_limit = {};
-  // Beyond the soft limit, while work waits, so many workers are made a second. 0: none are.
-  double growth_per_second = 0;
-  int hard_limit = std::numeric_limits<int>::max();        // never more, whatever else says
-  absl::Duration idle_timeout = absl::InfiniteDuration();  // released when idle for so long
-  // So many works wait at most, not counting one for each idle worker; a Do beyond that:
-  // ResourceExhausted.
-  int64_t max_backlog = std::numeric_limits<int64_t>::max();
-  // A failed creation is tried again after this, doubled up to 1 s; at once when a worker has
-  // ended, at Poke and Grow; and when work comes, if no worker lives.
-  absl::Duration retry_after = absl::Milliseconds(10);
-  // When all workers were in a BlockingScope, work waited and nothing moved for so long, the
-  // handler is told, once, until something moves.
-  absl::Duration stall_warning = absl::InfiniteDuration();
-};
+namespace internal {
+class TeamCore;
+}  // namespace internal
 
-// One consistent snapshot: idle + busy + starting + ending == live in every one of them.
-struct TeamStatistics {
-  int live = 0;
-  int idle = 0;
-  int busy = 0;
-  int starting = 0;  // being created
-  int ending = 0;    // told to quit, and not yet at its end
-  int blocked = 0;   // of the busy: in a BlockingScope
-  int64_t backlogged = 0;
-  int64_t accepted = 0;   // those not completed, failed, dropped or withdrawn wait or run
-  int64_t completed = 0;  // ran to the end
-  int64_t failed = 0;     // ran and threw
-  int64_t dropped = 0;    // destroyed unrun
-  int64_t withdrawn = 0;  // by Ticket::Withdraw: destroyed unrun, too
-  int64_t refused = 0;    // given back by Do
-  int64_t workers_created = 0;
-  int64_t creation_failures = 0;
-  absl::Duration oldest_wait;  // of the work at the head of the backlog
-};
-
-struct TeamOptions {
-  std::string name = "team";
-  // Decides; nobody else gives it work. A LockWorker in production, a MemoryWorker in tests,
-  // any exclusive worker if you wish.
-  std::unique_ptr<IExclusiveWorker> coordinator = {};
-  // Makes one worker; null: not now. Called by any thread that visits the team, several at once
-  // too, never under a lock; works may wait for it, and so it must not wait for the team. The
-  // workers must allow to be destroyed in their own work (a LockWorker does not).
-  std::function<absl::StatusOr<std::unique_ptr<IWorker>>()> create_worker = {};
-  TeamLimits limits = {};
-  ErrorHandler on_error = {};
-  Clock* clock = nullptr;  // outlives the team; needed when limits name a time
-  // For workers that sleep while they have nothing to do, as threads. While one of them that was
-  // given work has not begun it, no other is woken: what comes waits in the backlog, for it and
-  // for those that are awake; and a worker whose work has ended takes the next without asking. So
-  // a flood of short works wakes few threads. Without it each work is given to an idle worker as
-  // soon as there is one, and every step is the coordinator's.
-  bool one_wake_at_a_time = false;
-};
-
-// Takes work and has it done by workers that it makes, keeps and releases. It is no worker of a
-// certain kind: it knows only IWorker, and is given all of them.
+// A Team runs work items on workers that it creates, keeps and releases. It depends on IWorker
+// only; `create_worker` supplies the workers. MakePool and ThreadPool are Teams of threads. Known
+// elsewhere as: thread pool, or elastic executor.
 //
-// Life of a work: Do puts it at the end of the backlog and asks the coordinator to look. The
-// coordinator gives the work at the head to the worker that became idle last, or has a worker
-// made if the limits allow it, or leaves it. A worker whose work has ended is looked after in the
-// same way. What the coordinator decides is carried out outside of it, under no lock, by the
-// thread that asked, or, where the coordinator is not inline, by the coordinator's own. Before a
-// MemoryWorker coordinator is stepped, nothing happens.
+//   absl::StatusOr<int64_t> TotalSize(const std::vector<std::string>& paths) {
+//     auto pool = workers::MakePool({.limits = {.soft_limit = 4}});
+//     if (!pool.ok()) return pool.status();
+//     std::atomic<int64_t> total = 0;
+//     for (const std::string& path : paths) {
+//       absl::Status accepted = (*pool)->Do([&] { total += SizeOf(path); });
+//       if (!accepted.ok()) return accepted;  // the pool's destructor runs the accepted ones first
+//     }
+//     pool->reset();  // returns when all accepted items have run
+//     return total.load();
+//   }
 //
-// Any thread may call anything; Do, Quit, Grow, Shrink and Poke do not wait, unless the
-// coordinator's Do does (a LockWorker's waits for other decisions, which are short).
+// Items. Do appends an item to the backlog. It starts in the order of acceptance: the item at the
+// head goes to the worker that became idle last; if there is none, a worker is created as far as
+// the limits allow; otherwise the item waits.
 //
-// The end: Quit refuses what comes and performs the whole backlog first. Where no worker is left
-// and none can be made, what is left is dropped and reported. A worker that leaves gets a last
-// work and quits; it counts until that work has run. Destruction quits and waits for all of it;
-// inside one of its own works it does not wait.
+// Decisions. The coordinator decides, in steps, and the thread that caused a step performs what it
+// decided, under no lock. A Do may therefore call `create_worker`, the error handler and the clock,
+// also for items of other threads. With a MemoryWorker as coordinator nothing happens before it is
+// stepped, and then one item runs in each step of a worker.
+//
+// Threads. Any thread may call anything. Do, Enqueue, Quit, Grow, Shrink and SetSize do not wait
+// for items; they wait as long as the coordinator's Do does (a LockWorker's: for other decisions,
+// which are short) and as long as `create_worker` does.
+//
+// End. Quit refuses later items; accepted items still run. If no worker is left and none can be
+// created, the rest of the backlog is dropped and reported. A worker that is released receives one
+// final item, in which it quits; it counts as live until that item has run. The destructor quits
+// and waits for all of it; inside one of the team's own items it does not wait.
+//
+// In the child of a fork every function returns FailedPrecondition or an empty answer, and the
+// destructor leaks what the parent's threads use.
 class Team final : public IWorker {
  public:
-  class Ticket;
-
-  // InvalidArgument: no coordinator, no create_worker, limits that contradict each other, or
-  // that name a time where there is no clock.
+  // InvalidArgument: no coordinator, no create_worker, limits that contradict each other or that
+  // name a duration where there is no clock.
   static absl::StatusOr<std::unique_ptr<Team>> Create(TeamOptions options);
 
   ~Team() override;
 
-  // As Do; then `then` runs, once, straight after `work`, on the same worker, which counts as idle
-  // already. Deliver results there: whoever gives the next work from `then` does not need one
-  // worker more. So the next work may stand behind `then`, which must not wait for it. `then` runs
-  // also if `work` threw. Both are refused, or dropped, together.
-  [[nodiscard]] absl::Status DoThen(Work&& work, Work&& then);
+  // As Do; the handle stands for the item. `then`, if there is one, runs once, right after `work`
+  // on the same worker, which counts as idle before `then` runs; it runs also if `work` threw.
+  // Deliver results there: an item that is submitted from `then` can reuse this worker. It may
+  // therefore be queued behind `then`, so `then` must not wait for it. Both are refused, cancelled
+  // or dropped together.
+  [[nodiscard]] absl::StatusOr<WorkHandle> Enqueue(Work&& work, Work&& then = nullptr);
 
-  // As Do or, where `then` is not empty, as DoThen; and returns a ticket of the work.
-  [[nodiscard]] absl::StatusOr<Ticket> Enqueue(Work&& work, Work&& then = nullptr);
-
-  // Makes `n` workers more, as far as create_worker and the hard limit allow; first it takes back
-  // what Shrink has marked. InvalidArgument: n < 0. AlreadyQuit.
+  // Creates `n` workers more, as far as create_worker and the hard limit allow, after it has taken
+  // back what Shrink has marked. Items that already wait do not have further workers created.
+  // InvalidArgument: n < 0. AlreadyQuit. ResourceExhausted: out of memory.
   absl::Status Grow(int n);
 
-  // Lets min(n, workers not yet marked) go: idle ones at once, the longest idle first; busy ones
-  // when their work has ended, before they take more. No debt is kept.
-  absl::Status Shrink(int n);
-  absl::Status Shrink();  // all of them
+  // Releases min(n, workers not yet marked): idle ones immediately, the longest idle first; busy
+  // ones when their item ends, before they take another. No debt is kept, and items that already
+  // wait do not have the released workers replaced. The last worker that can serve waiting items
+  // stays until they have run. Errors as Grow.
+  absl::Status Shrink(int n = std::numeric_limits<int>::max());
 
-  // Shrinks or grows, in one decision, so that at least `least` workers stay and at most `most`.
-  // InvalidArgument: least < 0, or most < least. AlreadyQuit.
-  absl::Status Fit(int least, int most);
+  // Changes min_workers and soft_limit, until the next call. A lower soft limit releases the
+  // surplus as Shrink does, except workers that growth_per_second created. InvalidArgument: min <
+  // 0, soft_limit < min, or min > hard_limit. AlreadyQuit. ResourceExhausted: out of memory.
+  absl::Status SetSize(int min, int soft_limit);
 
-  // Looks again: a limit rose, or create_worker has something after all.
-  void Poke();
-
-  // Quits, destroys the backlog unrun and returns how many works that were. Also after Quit, and
-  // any number of times. What runs already goes on.
+  // Quits, destroys the backlog without running it and returns how many items that were. Also after
+  // Quit, and any number of times. Items that run are not interrupted.
   int64_t QuitNow();
 
-  // Waits until the last worker has ended. Needs Quit (FailedPrecondition), not on one of its own
-  // workers (likewise). DeadlineExceeded: `timeout` passed first.
+  // Waits until the last worker has ended. FailedPrecondition: before Quit, or inside one of the
+  // team's own items. DeadlineExceeded: `timeout` passed first.
   absl::Status Join(absl::Duration timeout = absl::InfiniteDuration());
 
-  // Never waits for the coordinator.
   TeamStatistics statistics() const;
 
+  // How many workers there are that neither leave nor are marked to leave, after the requests that
+  // are not decided yet.
+  int staying() const;
+
+  // One line for people: the limits, the workers by state, the backlog and its age.
+  std::string DebugString() const;
+
   // IWorker implementation:
-  absl::Status Do(Work&& work) override;
+  [[nodiscard]] absl::Status Do(Work&& work) override;
   absl::Status Quit() override;
 
  private:
-  friend class BlockingScope;
-  struct Core;  // shared with the workers' works
+  friend class ThreadPool;
+  explicit Team(std::shared_ptr<internal::TeamCore> core);
 
-  explicit Team(std::shared_ptr<Core> core);
+  // One worker more, or fewer, unless that would pass the soft limit, or min_workers: then false.
+  absl::StatusOr<bool> GrowWithinLimits();
+  absl::StatusOr<bool> ShrinkWithinLimits();
 
-  const std::shared_ptr<Core> core_;
-};
-
-// Stands for one work that a Team took. Copyable, any thread; may outlive its team.
-class Team::Ticket {
- public:
-  Ticket() = default;  // of no work
-
-  // If the work still waits in the backlog, takes it back: it is destroyed here, with its `then`,
-  // and counts as withdrawn. False: it has been given to a worker, or has ended.
-  bool Withdraw();
-
-  // Does it still wait in the backlog?
-  bool IsBacklogged() const;
-
- private:
-  friend struct Core;
-  friend class Team;
-  friend class BlockingScope;
-  Ticket(std::shared_ptr<Core> core, int64_t number) : core_(std::move(core)), number_(number) {}
-
-  std::shared_ptr<Core> core_;
-  int64_t number_ = 0;
-};
-
-// While it lives, the worker of a Team that runs this work waits for something: it does not count
-// against the soft limit, so that work which would end the wait can have a worker. Does nothing
-// outside of a Team's work. Nests.
-class BlockingScope {
- public:
-  BlockingScope();
-  ~BlockingScope();
-
-  BlockingScope(const BlockingScope&) = delete;
-  BlockingScope& operator=(const BlockingScope&) = delete;
-
-  // Tells that the wait ends with the work of `ticket`. Any thread, one at a time and while the
-  // scope lives: the caller sees to that.
-  // FailedPrecondition, which says why: it never would. That is so where the team has its hard
-  // limit of workers, and each of them waits for a work in the team's own backlog: then the last
-  // one who says so is told, and must not wait.
-  absl::Status Awaits(const Team::Ticket& ticket);
-
- private:
-  void* const in_;       // the Team::Core::InJob of the caller, or null
-  bool awaits_ = false;  // something was told
+  const std::shared_ptr<internal::TeamCore> core_;  // shared with the workers' items
 };
 
 }  // namespace workers

@@ -1,11 +1,14 @@
 #include "workers/thread_pool.h"
 
-#include <algorithm>
 #include <limits>
+#include <new>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "workers/context.h"
+#include "workers/internal/fork_guard.h"
+#include "workers/internal/make_status.h"
+#include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
 #include "workers/internal/sync.h"
 
@@ -15,11 +18,6 @@ struct ThreadPool::Shared {
   Shared(std::string name, ErrorHandler on_error, int min, int max)
       : name(std::move(name)), on_error(std::move(on_error)), min(min), max(max) {}
 
-  // After a change of what it follows from.
-  void SetLimit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    limit.store(state == kRunning || state == kDraining ? max : 0);
-  }
-
   void RunInContext(const Context& context, Work& work) const {
     ContextScope scope(context);
     // The handler heard of it in this context. The team is to count it, and not to tell it again.
@@ -28,17 +26,13 @@ struct ThreadPool::Shared {
 
   const std::string name;
   const ErrorHandler on_error;
+  const internal::ForkGuard guard;
 
   mutable internal::Mutex mutex;
   int min ABSL_GUARDED_BY(mutex);
   int max ABSL_GUARDED_BY(mutex);
-  // Of the StartAWorkers that are under way: how many, and how many threads there will be after
-  // the last of them.
-  int starters ABSL_GUARDED_BY(mutex) = 0;
-  int promised ABSL_GUARDED_BY(mutex) = 0;
-  // Stopped after it was started, it still runs what it took; stopped before, it never will.
+  // Stopped after it was started, it still runs the accepted items; stopped before, it never will.
   enum { kNew, kRunning, kDraining, kNeverStarted } state ABSL_GUARDED_BY(mutex) = kNew;
-  internal::Atomic<int> limit = 0;  // of the team; written with `mutex`
 };
 
 namespace {
@@ -61,7 +55,7 @@ absl::StatusOr<std::unique_ptr<ThreadPool>> ThreadPool::Create(ThreadPoolOptions
                                          options.max_threads);
   TeamLimits& limits = options.pool.limits;
   limits.min_workers = 0;
-  limits.soft_limit = [shared] { return shared->limit.load(); };
+  limits.soft_limit = 0;  // until Start
   limits.growth_per_second = 0;
   limits.hard_limit = std::numeric_limits<int>::max();
   limits.idle_timeout = absl::InfiniteDuration();
@@ -75,10 +69,9 @@ ThreadPool::ThreadPool(std::shared_ptr<Shared> shared, std::unique_ptr<Team> tea
 
 ThreadPool::~ThreadPool() { Quit().IgnoreError(); }  // the team's destructor waits
 
-// Shrinks or grows the team to what min and max are. Two at once may come to the team in another
-// order than to the numbers: so each looks again whether what it came with still holds, and the
-// last to come does.
-absl::Status ThreadPool::FitTeam() {
+// Two at the same time may reach the team in another order than the numbers: so each checks
+// afterwards whether its numbers still hold, and the last one's do.
+absl::Status ThreadPool::ResizeTeam() {
   for (;;) {
     int min, max;
     {
@@ -86,24 +79,29 @@ absl::Status ThreadPool::FitTeam() {
       min = shared_->min;
       max = shared_->max;
     }
-    if (absl::Status status = team_->Fit(min, max); !status.ok()) return status;
+    if (absl::Status status = team_->SetSize(min, max); !status.ok()) return status;
     internal::MutexLock lock(shared_->mutex);
     if (shared_->min == min && shared_->max == max) return absl::OkStatus();
   }
 }
 
 absl::Status ThreadPool::Start() {
+  if (shared_->guard.InChild()) return shared_->guard.Error(shared_->name);
   {
     internal::MutexLock lock(shared_->mutex);
     if (shared_->state == Shared::kRunning) return absl::OkStatus();
     if (shared_->state != Shared::kNew) {
-      return absl::FailedPreconditionError(absl::StrCat(shared_->name, ": Start after Stop"));
+      return internal::MakeStatus(absl::StatusCode::kFailedPrecondition, shared_->name,
+                                  ": Start after Stop");
     }
     shared_->state = Shared::kRunning;
-    shared_->SetLimit();
   }
-  team_->Poke();  // for what waits
-  return FitTeam();
+  absl::Status status = ResizeTeam();
+  if (absl::IsResourceExhausted(status)) {  // it may be tried again
+    internal::MutexLock lock(shared_->mutex);
+    if (shared_->state == Shared::kRunning) shared_->state = Shared::kNew;
+  }
+  return status;
 }
 
 absl::Status ThreadPool::Stop(absl::Duration timeout) {
@@ -112,11 +110,13 @@ absl::Status ThreadPool::Stop(absl::Duration timeout) {
 }
 
 int64_t ThreadPool::QuitNow() {
+  if (shared_->guard.InChild()) return 0;
   Quit().IgnoreError();
   return team_->QuitNow();
 }
 
 absl::Status ThreadPool::AdjustPoolSize(std::optional<int> min, std::optional<int> max) {
+  if (shared_->guard.InChild()) return shared_->guard.Error(shared_->name);
   {
     internal::MutexLock lock(shared_->mutex);
     const int new_min = min.value_or(shared_->min);
@@ -125,108 +125,102 @@ absl::Status ThreadPool::AdjustPoolSize(std::optional<int> min, std::optional<in
       return status;
     shared_->min = new_min;
     shared_->max = new_max;
-    shared_->SetLimit();
     if (shared_->state != Shared::kRunning) return absl::OkStatus();
   }
-  const absl::Status status = FitTeam();
+  const absl::Status status = ResizeTeam();
   return IsAlreadyQuit(status) ? absl::OkStatus() : status;  // stopped meanwhile
 }
 
 absl::Status ThreadPool::StartAWorker() {
-  int wanted, most;
-  {
-    internal::MutexLock lock(shared_->mutex);
-    if (shared_->state != Shared::kRunning) {
-      return absl::FailedPreconditionError(absl::StrCat(shared_->name, ": is not running"));
-    }
-    const int there = std::max(workers(), shared_->promised);
-    if (there >= shared_->max) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat(shared_->name, ": has its maximum of ", shared_->max, " threads"));
-    }
-    wanted = shared_->promised = there + 1;
-    most = shared_->max;
-    ++shared_->starters;
-  }
-  // (Not one more, whatever is there: work that comes meanwhile may have one made too.)
-  absl::Status status = team_->Fit(wanted, most);
-  bool resized;
-  {
-    internal::MutexLock lock(shared_->mutex);
-    if (--shared_->starters == 0) shared_->promised = 0;
-    resized = shared_->max != most;
-  }
-  if (resized) FitTeam().IgnoreError();  // it may have come to the team before us
-  return status;
+  if (absl::Status status = CheckRunning(); !status.ok()) return status;
+  const absl::StatusOr<bool> grew = team_->GrowWithinLimits();
+  if (!grew.ok()) return grew.status();
+  if (*grew) return absl::OkStatus();
+  return internal::MakeStatus(absl::StatusCode::kResourceExhausted, shared_->name,
+                              ": has its maximum of ", max(), " threads");
 }
 
 absl::Status ThreadPool::StopAWorker() {
-  {
-    internal::MutexLock lock(shared_->mutex);
-    if (shared_->state != Shared::kRunning) {
-      return absl::FailedPreconditionError(absl::StrCat(shared_->name, ": is not running"));
-    }
-  }
-  if (workers() == 0) {
-    return absl::FailedPreconditionError(absl::StrCat(shared_->name, ": has no thread to stop"));
-  }
-  return team_->Shrink(1);
+  if (absl::Status status = CheckRunning(); !status.ok()) return status;
+  const absl::StatusOr<bool> shrank = team_->ShrinkWithinLimits();
+  if (!shrank.ok()) return shrank.status();
+  if (*shrank) return absl::OkStatus();
+  return internal::MakeStatus(absl::StatusCode::kFailedPrecondition, shared_->name,
+                              ": has its minimum of ", min(), " threads");
+}
+
+absl::Status ThreadPool::CheckRunning() const {
+  if (shared_->guard.InChild()) return shared_->guard.Error(shared_->name);
+  internal::MutexLock lock(shared_->mutex);
+  if (shared_->state == Shared::kRunning) return absl::OkStatus();
+  return internal::MakeStatus(absl::StatusCode::kFailedPrecondition, shared_->name,
+                              ": is not running");
 }
 
 absl::Status ThreadPool::CallInThread(Work&& work) {
-  if (!work || Context::Current().empty()) return Do(std::move(work));
-  // Shared, so that a refusal can give the work back.
-  auto kept = std::make_shared<Work>(std::move(work));
-  absl::Status status = Do([shared = shared_, context = Context::Current(), kept] {
-    shared->RunInContext(context, *kept);
+  Context context = Context::Current();
+  if (!work || context.empty()) return Do(std::move(work));
+  // Shared, so that a refusal can give the item back.
+  std::shared_ptr<Work> kept;
+  const absl::Status status = internal::WithoutBadAlloc(shared_->name, [&] {
+    kept = std::make_shared<Work>(std::move(work));
+    return Do([shared = shared_, context, kept] { shared->RunInContext(context, *kept); });
   });
-  if (!status.ok()) work = std::move(*kept);
+  if (!status.ok() && kept != nullptr) work = std::move(*kept);
   return status;
 }
 
-absl::StatusOr<Team::Ticket> ThreadPool::Enqueue(Work&& work, Work&& then) {
+absl::StatusOr<WorkHandle> ThreadPool::Enqueue(Work&& work, Work&& then) {
   Context context = Context::Current();
   if (!work || context.empty()) return team_->Enqueue(std::move(work), std::move(then));
-  // Shared, so that a refusal can give the works back.
+  // Shared, so that a refusal can give the items back.
   struct Call {
     Work work;
     Work then;
   };
-  auto call = std::make_shared<Call>(Call{std::move(work), std::move(then)});
-  Work run_then;
-  if (call->then) {
-    run_then = [shared = shared_, context, call] { shared->RunInContext(context, call->then); };
+  std::shared_ptr<Call> call;
+  absl::StatusOr<WorkHandle> handle = WorkHandle();
+  try {
+    call = std::make_shared<Call>();
+    call->work = std::move(work);
+    call->then = std::move(then);
+    Work run_then;
+    if (call->then) {
+      run_then = [shared = shared_, context, call] { shared->RunInContext(context, call->then); };
+    }
+    handle = team_->Enqueue(
+        [shared = shared_, context, call] { shared->RunInContext(context, call->work); },
+        std::move(run_then));
+  } catch (const std::bad_alloc&) {
+    handle = internal::NoMemoryError(shared_->name);
   }
-  auto ticket = team_->Enqueue(
-      [shared = shared_, context, call] { shared->RunInContext(context, call->work); },
-      std::move(run_then));
-  if (!ticket.ok()) {
+  if (!handle.ok() && call != nullptr) {
     work = std::move(call->work);
     then = std::move(call->then);
   }
-  return ticket;
+  return handle;
 }
 
 std::string ThreadPool::DumpStats() const {
   const TeamStatistics now = team_->statistics();
   return absl::StrCat(shared_->name, ": ", now.live, " threads, ", now.idle, " waiting, ", now.busy,
                       " working, ", now.starting, " starting, ", now.ending, " ending; ",
-                      now.backlogged, " works queued, ", now.completed, " completed, ", now.failed,
+                      now.backlogged, " items queued, ", now.completed, " completed, ", now.failed,
                       " failed, ", now.dropped, " dropped, ", now.refused, " refused");
 }
 
+const std::string& ThreadPool::name() const { return shared_->name; }
 int ThreadPool::min() const {
+  if (shared_->guard.InChild()) return 0;
   internal::MutexLock lock(shared_->mutex);
   return shared_->min;
 }
 int ThreadPool::max() const {
+  if (shared_->guard.InChild()) return 0;
   internal::MutexLock lock(shared_->mutex);
   return shared_->max;
 }
-int ThreadPool::workers() const {
-  const TeamStatistics now = team_->statistics();
-  return now.live - now.ending;
-}
+int ThreadPool::workers() const { return team_->staying(); }
 int ThreadPool::waiters() const { return team_->statistics().idle; }
 int ThreadPool::working() const { return team_->statistics().busy; }
 int64_t ThreadPool::queued() const { return team_->statistics().backlogged; }
@@ -235,11 +229,11 @@ TeamStatistics ThreadPool::statistics() const { return team_->statistics(); }
 absl::Status ThreadPool::Do(Work&& work) { return team_->Do(std::move(work)); }
 
 absl::Status ThreadPool::Quit() {
+  if (shared_->guard.InChild()) return shared_->guard.Error(shared_->name);
   {
     internal::MutexLock lock(shared_->mutex);
     if (shared_->state == Shared::kNew) shared_->state = Shared::kNeverStarted;
     if (shared_->state == Shared::kRunning) shared_->state = Shared::kDraining;
-    shared_->SetLimit();
   }
   return team_->Quit();
 }

@@ -16,6 +16,7 @@
 #include "workers/internal/report.h"
 #include "workers/pool.h"
 #include "workers/team.h"
+#include "workers/work_handle.h"
 #include "workers/worker.h"
 
 namespace workers {
@@ -27,8 +28,9 @@ struct ThreadPoolOptions {
   PoolOptions pool = {};
 };
 
-// Work that is given before Start waits for it. After Stop it is refused. What waits is run by at
-// most max_threads threads; at least min_threads are kept from Start on.
+// Items that are submitted before Start wait for it; after Stop they are refused. At most
+// max_threads threads run them; at least min_threads are kept from Start on. Known elsewhere as: a
+// fixed or elastic thread pool.
 //
 // Any thread may call anything. Only Stop and the destructor wait.
 class ThreadPool final : public IWorker {
@@ -39,18 +41,18 @@ class ThreadPool final : public IWorker {
   // Stops, and waits; inside one of its own works it does not wait.
   ~ThreadPool() override;
 
-  // Makes the threads that waiting work needs, and min_threads at least. OK if it runs already;
-  // FailedPrecondition after Stop or Quit.
+  // Starts the threads that waiting items need, and min_threads or more. OK if it has started
+  // already; FailedPrecondition after Stop or Quit.
   absl::Status Start();
 
-  // Refuses later work, runs what was taken and waits until the threads have ended. Where it was
-  // never started there is nobody to run it: that is dropped and reported. Any number of times.
-  // DeadlineExceeded: `timeout` passed first. FailedPrecondition: called in one of the pool's own
-  // works, it does all this but does not wait.
+  // Refuses later items, runs the accepted ones and waits until the threads have ended. If the pool
+  // was never started, accepted items are dropped and reported. Any number of times.
+  // DeadlineExceeded: `timeout` passed first. FailedPrecondition: inside one of the pool's own
+  // items it does all this but does not wait.
   absl::Status Stop(absl::Duration timeout = absl::InfiniteDuration());
 
-  // Quits, destroys unrun what waits, and returns how many works that were. Also after Quit, and
-  // any number of times. What runs already goes on.
+  // Quits, destroys the waiting items without running them and returns how many those were. Also
+  // after Quit, and any number of times. Items that run are not interrupted.
   int64_t QuitNow();
 
   // Changes one or both. Before Start and after Stop they are only kept. InvalidArgument: as
@@ -59,30 +61,32 @@ class ThreadPool final : public IWorker {
 
   // One thread more. ResourceExhausted: there are max_threads. FailedPrecondition: not running.
   absl::Status StartAWorker();
-  // One thread less, as soon as one is idle. FailedPrecondition: not running, or there is none.
+  // One thread fewer, as soon as one is idle; items that already wait do not have it replaced.
+  // FailedPrecondition: not running, or there are only min_threads.
   absl::Status StopAWorker();
 
-  // Do, in the caller's Context: a snapshot of it is current in the work, and in the error
-  // handler, if the work throws.
+  // Do, in the caller's Context: a snapshot of it is current in the item, and in the error handler
+  // if the item throws.
   [[nodiscard]] absl::Status CallInThread(Work&& work);
 
-  // As CallInThread; then `then`, if there is one, as Team::DoThen says, in the same Context.
-  [[nodiscard]] absl::StatusOr<Team::Ticket> Enqueue(Work&& work, Work&& then = nullptr);
+  // As CallInThread; then `then`, if there is one, as Team::Enqueue says, in the same Context.
+  [[nodiscard]] absl::StatusOr<WorkHandle> Enqueue(Work&& work, Work&& then = nullptr);
 
   // Calls f() on a thread of the pool, in the caller's Context, then, in the same thread and
-  // Context, on_result(what f returned). The thread counts as idle already: what on_result gives
-  // to the pool needs no thread more. R is what f returns; for void and Status on_result takes an
-  // absl::Status, for StatusOr<R> that, else a StatusOr<R>; what f throws is Unknown
+  // Context, on_result(what f returned). The thread counts as idle already: an item that on_result
+  // submits to the pool needs no further thread. R is what f returns; for void and Status on_result
+  // takes an absl::Status, for StatusOr<R> that, else a StatusOr<R>; what f throws is Unknown
   // "<type>: <what>". What on_result throws goes to the error handler.
   template <typename F, typename OnResult>
   [[nodiscard]] absl::Status CallInThreadWithCallback(OnResult on_result, F f);
 
-  // A line for people: how many threads, works that wait, and so on.
+  // One line for people: how many threads, waiting items, and so on.
   std::string DumpStats() const;
 
+  const std::string& name() const;
   int min() const;
   int max() const;
-  int workers() const;  // threads that are started or being started, and not told to end
+  int workers() const;  // threads that have been started or are being started, and are to stay
   int waiters() const;  // of these: idle
   int working() const;  // of these: busy
   int64_t queued() const;
@@ -94,14 +98,15 @@ class ThreadPool final : public IWorker {
   absl::Status Quit() override;
 
  private:
-  struct Shared;  // with the team, which asks for the maximum, and with works
+  struct Shared;  // with work items
 
   template <typename R>
   struct Call;
 
   ThreadPool(std::shared_ptr<Shared> shared, std::unique_ptr<Team> team);
 
-  absl::Status FitTeam();
+  absl::Status ResizeTeam();
+  absl::Status CheckRunning() const;
 
   const std::shared_ptr<Shared> shared_;
   const std::unique_ptr<Team> team_;
@@ -139,21 +144,24 @@ template <typename F, typename OnResult>
 absl::Status ThreadPool::CallInThreadWithCallback(OnResult on_result, F f) {
   using C = Call<std::decay_t<std::invoke_result_t<F&>>>;
   struct State {
-    State(F f, OnResult on_result) : f(std::move(f)), on_result(std::move(on_result)) {}
+    State(F&& function, OnResult&& deliver)
+        : f(std::move(function)), on_result(std::move(deliver)) {}
     std::optional<F> f;
     OnResult on_result;
     typename C::Result result;
   };
-  auto state = std::make_shared<State>(std::move(f), std::move(on_result));
-  return Enqueue(
-             [state] {
-               const absl::Status thrown =
-                   internal::CatchToStatus([&state] { C::Run(*state->f, state->result); });
-               if (!thrown.ok()) state->result = thrown;
-               state->f.reset();  // f and what it holds are gone before on_result hears of it
-             },
-             [state] { std::move(state->on_result)(std::move(state->result)); })
-      .status();
+  return internal::WithoutBadAlloc(name(), [&] {
+    auto state = std::make_shared<State>(std::move(f), std::move(on_result));
+    return Enqueue(
+               [state] {
+                 const absl::Status thrown =
+                     internal::CatchToStatus([&state] { C::Run(*state->f, state->result); });
+                 if (!thrown.ok()) state->result = thrown;
+                 state->f.reset();  // f and its captures are gone before on_result runs
+               },
+               [state] { std::move(state->on_result)(std::move(state->result)); })
+        .status();
+  });
 }
 
 }  // namespace workers

@@ -22,7 +22,7 @@ namespace workers {
 // Work is called once. A capture of up to two pointers needs no allocation.
 using Work = absl::AnyInvocable<void() &&>;
 
-// The contract of every worker.
+// The contract of every worker. Known elsewhere as: executor.
 //
 //  1. Any thread may call `Do` and `Quit`, also work that the same worker is running.
 //  2. `Do` says OK: the work was taken, and exactly one of two things follows: it runs,
@@ -30,7 +30,7 @@ using Work = absl::AnyInvocable<void() &&>;
 //     and that reports how many. There is no third way.
 //  3. `Do` says anything else: `work` was left as it was and will never run; the caller
 //     still has it. InvalidArgument: it is empty. `IsAlreadyQuit`: the worker has quit.
-//     ResourceExhausted: the worker is full.
+//     ResourceExhausted: the worker is full, or there is no memory.
 //  4. `Do` and `Quit` are linearizable: a `Do` comes before a racing `Quit`, and its work
 //     runs, or after it, and it is refused.
 //  5. For any `Do(work)`: what happened before the call is visible to the work. For any two
@@ -43,8 +43,10 @@ using Work = absl::AnyInvocable<void() &&>;
 //     thread where it happened, and the next work runs. What a handler throws is swallowed.
 //     Forced unwinding (pthread_exit, pthread_cancel) is not: it goes on, and what was taken
 //     still runs. As everywhere in C++, a capture whose *destructor* throws ends the process.
-//  8. No lock is held while work runs that runs after its `Do` returned. Only a LockWorker's
-//     `Do` may wait.
+//  8. A work item that runs after its `Do` has returned runs with no lock held. No `Do` waits for
+//     a work item to run, except a LockWorker's. A pool's `Do` may wait briefly for its
+//     coordinator.
+//  9. A `Do` that finds no memory returns ResourceExhausted and leaves `work` untouched.
 //
 // How a worker ends: `Quit` closes it and does not wait. Where a worker has a `Join`, that
 // waits. Its destructor does both; inside the worker's own work it does not wait: what was
@@ -67,6 +69,8 @@ class IWorker {
 
 // A worker that never runs two works at once, and runs them in the order in which their `Do`
 // calls took effect.
+//
+// Known elsewhere as: sequenced executor, serial executor.
 //
 // It is a capability that clang's thread safety analysis knows: data may be
 // ABSL_GUARDED_BY(worker), and then only a work that begins with AssertDoneBy(worker)

@@ -48,8 +48,8 @@ struct Iworker {
   class Pool {
    public:
     explicit Pool(int threads) {
-      absl::StatusOr<std::unique_ptr<workers::Team>> made = workers::MakePool(
-          {.limits = {.min_workers = threads, .soft_limit = [threads] { return threads; }}});
+      absl::StatusOr<std::unique_ptr<workers::Team>> made =
+          workers::MakePool({.limits = {.min_workers = threads, .soft_limit = threads}});
       if (!made.ok()) std::abort();
       team_ = *std::move(made);
     }

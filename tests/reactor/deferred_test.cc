@@ -1397,11 +1397,15 @@ TEST(DeferredHomeDeathTest, TouchingItOnAnotherThreadDies) {
 }
 
 TEST(DeferredHomeDeathTest, WaitingForADeferredOfAnotherHomeDies) {
-  LockWorker worker;
-  auto [inner, promise] = MakeDeferred<int>();
-  EXPECT_DEATH(worker.Do([&] { Succeed().AddCallback([&] { return std::move(inner); }).Detach(); })
-                   .IgnoreError(),
-               "a Deferred of worker .* cannot wait for one of thread ");
+  auto [made, promise] = MakeDeferred<int>();
+  Deferred<int>& inner = made;
+  EXPECT_DEATH(
+      {
+        LockWorker worker;  // one of the parent's refuses in the child
+        worker.Do([&] { Succeed().AddCallback([&] { return std::move(inner); }).Detach(); })
+            .IgnoreError();
+      },
+      "a Deferred of worker .* cannot wait for one of thread ");
 }
 
 #else

@@ -156,7 +156,7 @@ TEST(ThreadsInterleaving, TheEndOfTheHomeAtEachPointOfTheCall) {
 // The worker of a team becomes free when the call in the backlog is cancelled.
 TEST(ThreadsInterleaving, AFreeWorkerAtEachPointOfCancel) {
   for (int point = 0;; ++point) {
-    auto pool = *workers::MakePool({.limits = {.soft_limit = [] { return 1; }}});
+    auto pool = *workers::MakePool({.limits = {.soft_limit = 1}});
     Gate busy, go;
     Do(*pool, [&] {
       busy.Open();

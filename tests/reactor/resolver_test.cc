@@ -601,7 +601,7 @@ TEST_F(ResolverTest, LookUpsThatBlockHoldUpNoWorkOfTheReactorsPool) {
 TEST_F(ResolverTest, ThePoolGrowsWhileLookUpsWaitForStuckOnes) {
   CountingThreadFactory factory;
   workers::test::ManualClock pool_clock;
-  Make({.limits = {.soft_limit = [] { return 1; }, .growth_per_second = 1, .hard_limit = 2},
+  Make({.limits = {.soft_limit = 1, .growth_per_second = 1, .hard_limit = 2},
         .factory = &factory,
         .clock = &pool_clock});
   const auto stuck = names_->Hold("stuck");

@@ -412,7 +412,7 @@ TEST_F(DeferToWorkerTest, CancelledWhileItRunsItIsAskedToStopAndItsLateResultDie
 
 // It is counted as withdrawn, and does not stand in the backlog any more.
 TEST_F(DeferToWorkerTest, CancelledInTheBacklogOfATeamItIsNotCounted) {
-  auto pool = *workers::MakePool({.limits = {.soft_limit = [] { return 1; }}});
+  auto pool = *workers::MakePool({.limits = {.soft_limit = 1}});
   Gate go, begun;
   Do(*pool, [&] {
     begun.Open();

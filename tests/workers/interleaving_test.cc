@@ -290,9 +290,8 @@ TEST(Interleaving, ABaseThatQuitsUnderADoOfASerialWorkerLosesNothing) {
 
 TEST(Interleaving, T1_DoAndQuitOfAPoolAreLinearizable) {
   for (bool stop_do : {true, false}) {
-    const Outcome outcome = DoAgainstQuit(stop_do, [] {
-      return *MakePool({.limits = {.min_workers = 1, .soft_limit = [] { return 2; }}});
-    });
+    const Outcome outcome = DoAgainstQuit(
+        stop_do, [] { return *MakePool({.limits = {.min_workers = 1, .soft_limit = 2}}); });
     EXPECT_GT(outcome.schedules, 10);
     EXPECT_EQ(outcome.lost, 0);
     EXPECT_EQ(outcome.revived, 0);
@@ -311,7 +310,7 @@ class TeamScene {
     team_ = *Team::Create(
         {.coordinator = std::move(coordinator),
          .create_worker = [this] { return create(); },
-         .limits = {.soft_limit = [] { return 1; }},
+         .limits = {.soft_limit = 1},
          .on_error =
              [this](const ErrorReport& report) { reported_ += static_cast<int>(report.dropped); }});
   }
@@ -514,7 +513,7 @@ TEST(Interleaving, QuitNowAgainstQuitNow) {
 TEST(Interleaving, QuitNowAgainstGrowAndShrink) {
   QuitNowAgainst(GiveThree, [](TeamScene& scene) { scene.team().Grow(2).IgnoreError(); });
   QuitNowAgainst(GiveThree, [](TeamScene& scene) { scene.team().Shrink().IgnoreError(); });
-  QuitNowAgainst(GiveThree, [](TeamScene& scene) { scene.team().Fit(2, 3).IgnoreError(); });
+  QuitNowAgainst(GiveThree, [](TeamScene& scene) { scene.team().SetSize(2, 3).IgnoreError(); });
 }
 
 // What it drops calls the Team, while another thread does too.
@@ -727,7 +726,7 @@ TEST(Interleaving, PostsToABusyPoolWakeNobody) {
   {
     Gate held[4];
     Gate release;
-    auto pool = *MakePool({.limits = {.soft_limit = [] { return 4; }}});
+    auto pool = *MakePool({.limits = {.soft_limit = 4}});
     for (Gate& gate : held) {
       EXPECT_TRUE(pool->Do([&] {
                         gate.Open();
@@ -778,7 +777,7 @@ TEST(Interleaving, OneWakeOfAPoolIsInFlightAtMost) {
   std::atomic<int> ran = 0;
   SleepersHeld threads(/*sleepers=*/4);
   {
-    auto pool = *MakePool({.limits = {.min_workers = 4, .soft_limit = [] { return 4; }}});
+    auto pool = *MakePool({.limits = {.min_workers = 4, .soft_limit = 4}});
     threads.WaitUntilAllSleep();
     const int before = threads.signals();
     for (int i = 0; i < 1000; ++i) EXPECT_TRUE(pool->Do([&] { ++ran; }).ok());
@@ -994,7 +993,7 @@ TEST(Interleaving, QuitNowAtEachPointOfAPoolsThread) {
     Interleaving schedule(point);
     Gate begin;
     FirstThreadFactory factory(schedule, begin);
-    auto pool = *MakePool({.limits = {.soft_limit = [] { return 1; }}, .factory = &factory});
+    auto pool = *MakePool({.limits = {.soft_limit = 1}, .factory = &factory});
     for (int i = 0; i < 3; ++i) EXPECT_TRUE(pool->Do([&] { ++ran; }).ok());
     begin.Open();
     schedule.AsSecond([&] { dropped = pool->QuitNow(); });
@@ -1026,7 +1025,7 @@ TEST(Interleaving, T10_EachSnapshotAtEachPointAddsUp) {
         EXPECT_TRUE(scene.team().Grow(2).ok());
         EXPECT_TRUE(scene.team().Shrink().ok());
       },
-      [](TeamScene& scene) { EXPECT_TRUE(scene.team().Fit(2, 2).ok()); },
+      [](TeamScene& scene) { EXPECT_TRUE(scene.team().SetSize(2, 2).ok()); },
       [](TeamScene& scene) { EXPECT_TRUE(scene.team().Quit().ok()); },
       [](TeamScene& scene) { scene.QuitNow(); },
   };
@@ -1197,17 +1196,17 @@ TEST(Interleaving, Hazard3_ATeamCallsNothingForeignUnderALock) {
   };
   {
     std::atomic<bool> fail = true;
-    auto team =
-        *Team::Create({.coordinator = NewLockWorker(),
-                       .create_worker = [&]() -> absl::StatusOr<std::unique_ptr<IWorker>> {
-                         held.Note("create_worker");
-                         if (fail.exchange(false)) return absl::UnavailableError("no thread left");
-                         return std::make_unique<NotingWorker>(
-                             held, *ThreadWorker::Create({.factory = &factory}));
-                       },
-                       .limits = {.soft_limit = [] { return 1; }, .idle_timeout = absl::Seconds(1)},
-                       .on_error = [&](const ErrorReport&) { held.Note("the handler"); },
-                       .clock = &clock});
+    auto team = *Team::Create({.coordinator = NewLockWorker(),
+                               .create_worker = [&]() -> absl::StatusOr<std::unique_ptr<IWorker>> {
+                                 held.Note("create_worker");
+                                 if (fail.exchange(false))
+                                   return absl::UnavailableError("no thread left");
+                                 return std::make_unique<NotingWorker>(
+                                     held, *ThreadWorker::Create({.factory = &factory}));
+                               },
+                               .limits = {.soft_limit = 1, .idle_timeout = absl::Seconds(1)},
+                               .on_error = [&](const ErrorReport&) { held.Note("the handler"); },
+                               .clock = &clock});
     EXPECT_TRUE(team->Do([&held, probe = capture("captures")] {
                       held.Note("work");
                       throw std::runtime_error("boom");
@@ -1215,11 +1214,11 @@ TEST(Interleaving, Hazard3_ATeamCallsNothingForeignUnderALock) {
                     .ok());
     clock.inner.Advance(absl::Seconds(1));  // the worker is made
     Gate idle;
-    EXPECT_TRUE(team->DoThen([&held, probe = capture("captures")] { held.Note("work"); },
-                             [&, probe = capture("captures of then")] {
-                               held.Note("then");
-                               idle.Open();
-                             })
+    EXPECT_TRUE(team->Enqueue([&held, probe = capture("captures")] { held.Note("work"); },
+                              [&, probe = capture("captures of then")] {
+                                held.Note("then");
+                                idle.Open();
+                              })
                     .ok());
     idle.Wait();
     EXPECT_TRUE(team->Grow(1).ok());

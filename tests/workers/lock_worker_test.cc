@@ -1,8 +1,12 @@
 #include "workers/lock_worker.h"
 
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -13,6 +17,23 @@
 #include "workers/testing/gate.h"
 #include "workers/worker.h"
 #include "workers/worker_scope.h"
+
+namespace {
+
+thread_local bool out_of_memory = false;
+thread_local size_t largest = 0;  // of the blocks allocated since it was reset
+
+}  // namespace
+
+// Not inlined: GCC would take malloc and free for a mismatched pair.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  if (out_of_memory) throw std::bad_alloc();
+  if (size > largest) largest = size;
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace workers {
 namespace {
@@ -240,10 +261,105 @@ TEST(LockWorker, DestructionWaitsForAWorkOfAnotherThread) {
   opener.join();
 }
 
-TEST(LockWorkerDeathTest, DiesWhenItIsDestroyedInsideItsOwnWork) {
+// B2.
+TEST(LockWorker, ANestedDoWithoutMemoryIsRefusedAndLeavesTheItemUntouched) {
+  LockWorker worker;
+  absl::Status status;
+  int runs = 0;
+  ASSERT_TRUE(worker
+                  .Do([&] {
+                    Work item = [&runs] { ++runs; };
+                    out_of_memory = true;
+                    status = worker.Do(std::move(item));
+                    out_of_memory = false;
+                    EXPECT_EQ(runs, 0);
+                    ASSERT_TRUE(item != nullptr);
+                    EXPECT_TRUE(worker.Do(std::move(item)).ok());
+                  })
+                  .ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_EQ(runs, 1);
+}
+
+// B2.
+TEST(LockWorker, RefusingAfterQuitNeedsNoMemory) {
+  LockWorker worker;
+  ASSERT_TRUE(worker.Quit().ok());
+  Work item = [] {};
+  out_of_memory = true;
+  const bool refused = IsAlreadyQuit(worker.Do(std::move(item))) && IsAlreadyQuit(worker.Quit());
+  out_of_memory = false;
+  EXPECT_TRUE(refused);
+}
+
+// B6: if the capacity were kept, the second burst would not have to allocate large blocks again.
+TEST(LockWorker, TheMemoryOfABurstIsReleasedAfterIt) {
+  LockWorker worker;
+  for (int burst = 0; burst < 3; ++burst) {
+    largest = 0;
+    ASSERT_TRUE(worker
+                    .Do([&] {
+                      for (int i = 0; i < 10'000; ++i) EXPECT_TRUE(worker.Do([] {}).ok());
+                    })
+                    .ok());
+    EXPECT_GT(largest, 10'000 * sizeof(Work) / 2);
+  }
+}
+
+// B5: the parent's other thread holds the lock when the process forks.
+TEST(LockWorker, InTheChildOfAForkItRefusesAndDoesNotHang) {
   auto worker = std::make_unique<LockWorker>();
-  EXPECT_DEATH(worker->Do([&] { worker = nullptr; }).IgnoreError(),
-               "destroyed inside its own work");
+  Gate running;
+  Gate release;
+  std::thread holder([&] {
+    EXPECT_TRUE(worker
+                    ->Do([&] {
+                      running.Open();
+                      release.Wait();
+                    })
+                    .ok());
+  });
+  running.Wait();
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    const bool refused =
+        absl::IsFailedPrecondition(worker->Do([] {})) && absl::IsFailedPrecondition(worker->Quit());
+    worker = nullptr;
+    _exit(refused ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  release.Open();
+  holder.join();
+}
+
+// B5: the queue of an item that forks and returns in the child runs in the parent only.
+TEST(LockWorker, AnItemThatForksDoesNotMakeTheChildRunTheQueue) {
+  LockWorker worker;
+  bool ran = false;
+  pid_t child = -1;
+  ASSERT_TRUE(worker
+                  .Do([&] {
+                    EXPECT_TRUE(worker.Do([&] { ran = true; }).ok());
+                    child = fork();
+                    if (child == 0) alarm(20);
+                  })
+                  .ok());
+  if (child == 0) _exit(ran ? 1 : 0);
+  EXPECT_TRUE(ran);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(LockWorkerDeathTest, DiesWhenItIsDestroyedInsideItsOwnWork) {
+  const auto destroy_inside = [] {  // makes the worker in the death test's child
+    auto worker = std::make_unique<LockWorker>();
+    worker->Do([&] { worker = nullptr; }).IgnoreError();
+  };
+  EXPECT_DEATH(destroy_inside(), "destroyed inside its own work item");
 }
 
 }  // namespace

@@ -1,6 +1,11 @@
 #include "workers/memory_worker.h"
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -11,6 +16,21 @@
 #include "gtest/gtest.h"
 #include "workers/worker.h"
 #include "workers/worker_scope.h"
+
+namespace {
+
+thread_local bool out_of_memory = false;
+
+}  // namespace
+
+// Not inlined: GCC would take malloc and free for a mismatched pair.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+  if (out_of_memory) throw std::bad_alloc();
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace workers {
 namespace {
@@ -157,11 +177,58 @@ TEST(MemoryWorker, AssertDoneByHoldsInItsWork) {
   EXPECT_EQ(memory.performer(), Performed::kRan);
 }
 
+// B2: without memory each Do either accepts the item or leaves it untouched.
+TEST(MemoryWorker, DoWithoutMemoryIsRefusedAndLeavesTheItemUntouched) {
+  MemoryWorker memory = CreateMemoryWorker();
+  int refused = 0;
+  int ran = 0;
+  for (int i = 0; i < 100; ++i) {
+    Work item = [&ran] { ++ran; };
+    out_of_memory = true;
+    const absl::Status status = memory.worker->Do(std::move(item));
+    out_of_memory = false;
+    if (status.ok()) continue;
+    ++refused;
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+    ASSERT_TRUE(item != nullptr);
+    ASSERT_TRUE(memory.worker->Do(std::move(item)).ok());
+  }
+  EXPECT_GT(refused, 0);
+  while (memory.performer() == Performed::kRan) {
+  }
+  EXPECT_EQ(ran, 100);
+}
+
+// B5.
+TEST(MemoryWorker, InTheChildOfAForkItRefusesAndRunsNothing) {
+  MemoryWorker memory = CreateMemoryWorker();
+  int ran = 0;
+  ASSERT_TRUE(memory.worker->Do([&] { ++ran; }).ok());
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);
+    const bool refused = absl::IsFailedPrecondition(memory.worker->Do([] {})) &&
+                         absl::IsFailedPrecondition(memory.worker->Quit()) &&
+                         memory.performer() == Performed::kFinished &&
+                         memory.performer.queued() == 0 && memory.performer.Drop() == 0;
+    memory.worker = nullptr;
+    _exit(refused && ran == 0 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_EQ(memory.performer(), Performed::kRan);
+  EXPECT_EQ(ran, 1);
+}
+
 // Self-test of a double: it notices misuse.
 TEST(MemoryWorkerDeathTest, DiesWhenItIsSteppedInsideItsOwnWork) {
-  MemoryWorker memory = CreateMemoryWorker();
-  ASSERT_TRUE(memory.worker->Do([&] { memory.performer(); }).ok());
-  EXPECT_DEATH(memory.performer(), "inside a work that it runs");
+  const auto step_inside = [] {  // makes the worker in the death test's child
+    MemoryWorker memory = CreateMemoryWorker();
+    memory.worker->Do([&] { memory.performer(); }).IgnoreError();
+    memory.performer();
+  };
+  EXPECT_DEATH(step_inside(), "inside a work that it runs");
 }
 
 }  // namespace

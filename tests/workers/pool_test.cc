@@ -28,6 +28,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "workers/blocking_scope.h"
 #include "workers/team.h"
 #include "workers/testing/counting_thread_factory.h"
 #include "workers/testing/failing_thread_factory.h"
@@ -76,7 +77,7 @@ std::unique_ptr<Team> New(PoolOptions options) { return *MakePool(std::move(opti
 
 TeamLimits Soft(int limit) {
   TeamLimits limits;
-  limits.soft_limit = [limit] { return limit; };
+  limits.soft_limit = limit;
   return limits;
 }
 
@@ -195,7 +196,7 @@ void RunAtOnce(Team& pool, int count, std::function<void()> body = [] {}) {
   meeting->missing = count;
   meeting->left = count;
   for (int i = 0; i < count; ++i) {
-    ASSERT_TRUE(pool.DoThen(
+    ASSERT_TRUE(pool.Enqueue(
                         [meeting] {
                           meeting->body();
                           if (--meeting->missing == 0) meeting->all_here.Open();
@@ -724,9 +725,8 @@ TEST(Pool, T3_ManyMayWaitForOneBehindThem) {
 }
 
 TEST(Pool, T3_ALimitThatIsRaisedLetsTheWorkRunThatEndsTheWait) {
-  std::atomic<int> limit = 1;
   TeamLimits limits;
-  limits.soft_limit = [&] { return limit.load(); };
+  limits.soft_limit = 1;
   Gate waiting;
   Gate unblocked;
   Gate done;
@@ -740,8 +740,7 @@ TEST(Pool, T3_ALimitThatIsRaisedLetsTheWorkRunThatEndsTheWait) {
   ASSERT_TRUE(pool->Do([&] { unblocked.Open(); }).ok());
   waiting.Wait();
   EXPECT_EQ(pool->statistics().backlogged, 1);
-  limit = 5;
-  pool->Poke();
+  ASSERT_TRUE(pool->SetSize(0, 5).ok());
   done.Wait();
 }
 
@@ -839,13 +838,13 @@ TEST(Pool, Hazard8_InTheChildOfAForkEveryCallIsFailedPrecondition) {
               Work work = [] {};
               Work then = [] {};
               if (!failed(pool->Do(std::move(work))) || work == nullptr) return 1;
-              if (!failed(pool->DoThen(std::move(work), std::move(then)))) return 2;
+              if (!failed(pool->Enqueue(std::move(work), std::move(then)).status())) return 2;
               if (work == nullptr || then == nullptr) return 3;
               if (!failed(pool->Grow(1)) || !failed(pool->Shrink(1))) return 4;
-              if (!failed(pool->Shrink()) || !failed(pool->Fit(1, 1))) return 5;
+              if (!failed(pool->Shrink()) || !failed(pool->SetSize(1, 1))) return 5;
               if (!failed(pool->Quit()) || !failed(pool->Join())) return 6;
               if (pool->QuitNow() != 0) return 7;
-              pool->Poke();
+              pool->Grow(0).IgnoreError();
               pool = nullptr;  // leaks, and returns
               return 0;
             }),

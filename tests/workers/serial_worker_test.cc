@@ -37,9 +37,7 @@ namespace {
 using test::Gate;
 using test::ManualClock;
 
-std::unique_ptr<Team> PoolOf(int threads) {
-  return *MakePool({.limits = {.soft_limit = [threads] { return threads; }}});
-}
+std::unique_ptr<Team> PoolOf(int threads) { return *MakePool({.limits = {.soft_limit = threads}}); }
 
 // A base that a test holds in its hands.
 class SerialOnMemory : public testing::Test {
@@ -204,8 +202,9 @@ TEST_F(SerialOnMemory, ABaseThatDestroysTheTurnDropsItsWorksAndReports) {
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(worker.Do([alive] { FAIL(); }).ok());
   EXPECT_EQ(base_.performer.Drop(), 1u);
   EXPECT_EQ(alive.use_count(), 1);
-  EXPECT_THAT(errors_, testing::ElementsAre("connection: accepted work was dropped unrun: the "
-                                            "worker below destroyed the turn 3"));
+  EXPECT_THAT(errors_, testing::ElementsAre(
+                           "connection: accepted work items were dropped without running: the "
+                           "worker below destroyed the turn 3"));
   // The base is open: the worker goes on.
   Give(worker, "after");
   StepToTheEnd();
@@ -219,10 +218,10 @@ TEST_F(SerialOnMemory, DroppingTravelsThroughSerialWorkers) {
   SerialWorker upper(upper_group);
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(upper.Do([] { FAIL(); }).ok());
   EXPECT_EQ(base_.performer.Drop(), 1u);
-  EXPECT_THAT(errors_,
-              testing::ElementsAre(
-                  "upper: accepted work was dropped unrun: the worker below destroyed the turn 4",
-                  "lower: accepted work was dropped unrun: the worker below destroyed the turn 1"));
+  EXPECT_THAT(errors_, testing::ElementsAre("upper: accepted work items were dropped without "
+                                            "running: the worker below destroyed the turn 4",
+                                            "lower: accepted work items were dropped without "
+                                            "running: the worker below destroyed the turn 1"));
 }
 
 TEST_F(SerialOnMemory, ADroppedCaptureMayHoldTheLastReferenceToTheWorker) {
@@ -288,10 +287,14 @@ TEST(SerialWorker, Hazard4_ForcedUnwindingLosesNothing) {
 }
 
 TEST(SerialGroupDeathTest, DiesBeforeItsWorkers) {
-  MemoryWorker base = CreateMemoryWorker();
-  auto group = std::make_unique<SerialGroup>(*base.worker);
-  SerialWorker worker(*group);
-  EXPECT_DEATH(group = nullptr, "destroyed before its workers");
+  EXPECT_DEATH(
+      {
+        MemoryWorker base = CreateMemoryWorker();
+        auto group = std::make_unique<SerialGroup>(*base.worker);
+        SerialWorker worker(*group);
+        group = nullptr;
+      },
+      "destroyed before its workers");
 }
 
 // The pool quits, now or in the end, under a thousand that are loaded: nothing lost, nothing hangs.
@@ -300,7 +303,7 @@ TEST(SerialWorker, APoolMayQuitUnderAThousandLoadedOnes) {
     std::atomic<int> ran = 0;
     std::atomic<int64_t> dropped = 0;
     const ErrorHandler on_error = [&](const ErrorReport& report) { dropped += report.dropped; };
-    auto pool = *MakePool({.limits = {.soft_limit = [] { return 2; }}, .on_error = on_error});
+    auto pool = *MakePool({.limits = {.soft_limit = 2}, .on_error = on_error});
     Gate begin;
     int taken = 0;
     {

@@ -243,7 +243,7 @@ TEST(Stress, PoolsLoseNothing) {
     Tally tally;
     if (random() % 4 == 0) factory.FailNext(1);
     const int most = static_cast<int>(random() % 3) + 1;
-    auto pool = *MakePool({.limits = {.soft_limit = [most] { return most; }, .hard_limit = 4},
+    auto pool = *MakePool({.limits = {.soft_limit = most, .hard_limit = 4},
                            .factory = &factory,
                            .on_error = [&tally](const ErrorReport& report) {
                              tally.dropped.fetch_add(static_cast<int>(report.dropped));
@@ -269,7 +269,7 @@ TEST(Stress, PoolsLoseNothing) {
             team->Shrink().IgnoreError();
             break;
           case 3:
-            team->Poke();
+            team->Grow(0).IgnoreError();
             break;
           case 4:
             tally.dropped.fetch_add(static_cast<int>(team->QuitNow()));
@@ -305,7 +305,7 @@ TEST(Stress, SerialWorkersLoseNothing) {
       tally.dropped.fetch_add(static_cast<int>(report.dropped));
       if (report.exception != nullptr) tally.told.fetch_add(1);
     };
-    auto base = *MakePool({.limits = {.soft_limit = [] { return 2; }}, .on_error = on_error});
+    auto base = *MakePool({.limits = {.soft_limit = 2}, .on_error = on_error});
     {
       SerialGroup group(*base, {.quantum_works = 2, .on_error = on_error});
       auto shared = std::make_shared<Shared<IWorker>>();

@@ -2,20 +2,42 @@
 
 #include "workers/testing/worker_contract.h"
 
+#include <unwind.h>
+
 #include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "gtest/gtest.h"
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
 #include "workers/pool.h"
 #include "workers/serial_worker.h"
 #include "workers/team.h"
+#include "workers/testing/gate.h"
 #include "workers/thread_pool.h"
 #include "workers/thread_worker.h"
 #include "workers/worker.h"
+
+// B3: another language's unwinding, as a Rust panic through "C-unwind".
+TEST_P(WorkerContract, AForeignExceptionIsReportedOnceAndTheNextItemRuns) {
+  static _Unwind_Exception foreign;
+  workers::test::Gate done;
+  Do([] {
+    foreign = {};
+    foreign.exception_class = 0x4d4f5a0052555354;  // "MOZ\0RUST"
+    foreign.exception_cleanup = [](_Unwind_Reason_Code, _Unwind_Exception*) {};
+    _Unwind_RaiseException(&foreign);
+  });
+  Do([&] { done.Open(); });
+  Await(done);
+  EndWorker();
+  ASSERT_EQ(errors().size(), 1u);
+  EXPECT_TRUE(absl::IsUnknown(errors()[0].status)) << errors()[0].status;
+  EXPECT_EQ(errors()[0].status.message(), "a foreign exception");
+}
 
 namespace workers {
 namespace {
@@ -110,8 +132,7 @@ class PoolFixture : public WorkerFixture {
     return {.exclusive = threads == 1, .waits_in_destructor = true};
   }
   std::unique_ptr<IWorker> Make(ErrorHandler on_error) override {
-    return *MakePool(
-        {.limits = {.soft_limit = [] { return threads; }}, .on_error = std::move(on_error)});
+    return *MakePool({.limits = {.soft_limit = threads}, .on_error = std::move(on_error)});
   }
 };
 

@@ -15,7 +15,7 @@ TEST(AlreadyQuitError, IsRecognisedAndNamesTheWorker) {
 }
 
 TEST(AlreadyQuitError, IsNotEveryFailedPrecondition) {
-  EXPECT_FALSE(IsAlreadyQuit(absl::FailedPreconditionError("disk has already quit")));
+  EXPECT_FALSE(IsAlreadyQuit(absl::FailedPreconditionError("disk is closed")));
   EXPECT_FALSE(IsAlreadyQuit(absl::OkStatus()));
 }
 

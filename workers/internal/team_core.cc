@@ -1,0 +1,505 @@
+#include "workers/internal/team_core.h"
+
+#include <bit>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "workers/internal/make_status.h"
+#include "workers/internal/report.h"
+#include "workers/internal/run_work.h"
+#include "workers/internal/team_items.h"
+#include "workers/worker_scope.h"
+
+namespace workers::internal {
+namespace {
+
+// Whose step this thread is destroying, because the coordinator has refused it.
+using RefusedStep = ThreadLocalPointer<TeamCore>;
+
+}  // namespace
+
+class TeamCore::StepWork {
+ public:
+  explicit StepWork(std::shared_ptr<TeamCore> core) : core_(std::move(core)) {}
+  StepWork(StepWork&&) noexcept = default;
+  ~StepWork() {
+    if (core_ != nullptr && RefusedStep::Get() != core_.get()) core_->StepWasDestroyed();
+  }
+  void operator()() && {
+    const std::shared_ptr<TeamCore> core = std::move(core_);
+    core->Decide();
+  }
+
+ private:
+  std::shared_ptr<TeamCore> core_;
+};
+
+TeamCore::TeamCore(TeamOptions options)
+    : name_(std::move(options.name)),
+      already_quit_(AlreadyQuitError(name_)),
+      on_error_(std::move(options.on_error)),
+      clock_(options.clock),
+      throttle_(options.throttle_wakeups),
+      uses_time_(options.limits.growth_per_second > 0 ||
+                 options.limits.idle_timeout != absl::InfiniteDuration() ||
+                 options.limits.stall_warning != absl::InfiniteDuration()),
+      max_backlog_(options.limits.max_backlog),
+      hard_limit_(options.limits.hard_limit),
+      stall_warning_(options.limits.stall_warning),
+      coordinator_(std::move(options.coordinator)),
+      create_worker_(std::move(options.create_worker)),
+      plan_(options.limits, options.clock != nullptr, options.throttle_wakeups),
+      on_ended_(std::move(options.on_ended)) {}
+
+// --- items come and go ----------------------------------------------------------------------
+
+// The caller holds no reference to the core: as soon as the mutex is free the item may run, and
+// may be the end of the team.
+absl::Status TeamCore::Accept(Work&& work, Work&& then, WorkHandle* handle) {
+  std::shared_ptr<HandleState> state;
+  if (handle != nullptr) {
+    try {
+      state = std::make_shared<HandleState>(shared_from_this());
+    } catch (const std::bad_alloc&) {
+      return NoMemoryError(name_);
+    }
+  }
+  int64_t number;
+  std::shared_ptr<TeamCore> self;
+  bool waits = !throttle_ || likely_to_wait_.load(std::memory_order_relaxed);
+  for (;; waits = true) {
+    const absl::Duration now = waits ? CoarseNow() : absl::InfiniteDuration();
+    MutexLock lock(mutex_);
+    const TeamStatistics& counts = plan_.statistics();
+    if (plan_.has_quit()) {
+      plan_.Refused();
+      return already_quit_;
+    }
+    if (counts.backlogged - counts.idle >= max_backlog_) {
+      plan_.Refused();
+      return MakeStatus(absl::StatusCode::kResourceExhausted, name_, ": the backlog is full, ",
+                        max_backlog_, " work items");
+    }
+    const bool must_wait = counts.idle <= counts.backlogged || IsWaking() || plan_.HasUndecided();
+    if (throttle_ && must_wait != waits)
+      likely_to_wait_.store(must_wait, std::memory_order_relaxed);
+    if (must_wait && !waits) continue;  // once more, with the time
+    Job* job;
+    try {
+      job = backlog_.New();
+    } catch (const std::bad_alloc&) {
+      plan_.Refused();
+      return NoMemoryError(name_);
+    }
+    job->number = number = next_number_++;
+    job->work = std::move(work);
+    if (then) job->then = std::move(then);
+    job->since = now;
+    if (state != nullptr) {
+      state->job = job;
+      state->awaitable.queued = true;
+      job->handle = state;
+      *handle = WorkHandle(std::move(state));
+    }
+    backlog_.PushBack(job);
+    plan_.Accepted();
+    has_backlog_.store(true);
+    if (!CountInIfNeeded()) return absl::OkStatus();
+    self = shared_from_this();
+    break;
+  }
+  const absl::Status submitted = SubmitStepOrStatus();
+  bool taken_back = false;
+  if (!submitted.ok()) {
+    if (IsAlreadyQuit(submitted)) taken_back = TakeBack(number, work, then);
+    StepWasRefused(submitted);
+  }
+  CountOut();
+  return taken_back ? already_quit_ : absl::OkStatus();
+}
+
+// The coordinator is gone: takes back an item that no decision has seen. (By its number: it may
+// have run, and its job may be another item's by now.)
+bool TeamCore::TakeBack(int64_t number, Work& work, Work& then) {
+  std::shared_ptr<HandleState> handle;  // released without the mutex
+  MutexLock lock(mutex_);
+  Job* job = backlog_.first();
+  while (job != nullptr && job->number != number) job = job->next;
+  if (job == nullptr) return false;
+  backlog_.Remove(job);
+  work = std::move(job->work);
+  then = std::move(job->then);
+  if (job->handle != nullptr) job->handle->awaitable.queued = false;
+  if (job->handle != nullptr) job->handle->job = nullptr;
+  handle = std::move(job->handle);
+  backlog_.Keep(job);
+  plan_.TakenBack();
+  return true;
+}
+
+bool TeamCore::TryCancel(HandleState& state) {
+  Work work, then;  // destroyed at the end, without the mutex
+  std::shared_ptr<HandleState> handle;
+  Record([&] {
+    mutex_.AssertHeld();
+    Job* const job = std::exchange(state.job, nullptr);
+    if (job == nullptr) return;
+    state.awaitable.queued = false;
+    backlog_.Remove(job);
+    work = std::move(job->work);
+    then = std::move(job->then);
+    handle = std::move(job->handle);
+    backlog_.Keep(job);
+    plan_.Withdrawn();
+  });
+  const bool cancelled = work != nullptr;
+  {
+    Performing here(*this);
+    work = nullptr;
+    then = nullptr;
+    handle = nullptr;
+  }
+  PerformPending();
+  return cancelled;
+}
+
+bool TeamCore::IsQueued(const HandleState& state) const {
+  MutexLock lock(mutex_);
+  return state.job != nullptr;
+}
+
+absl::Status TeamCore::Quit() {
+  const std::shared_ptr<TeamCore> self = shared_from_this();  // a capture may destroy the team
+  bool first = false;
+  Record([&] {
+    mutex_.AssertHeld();
+    first = !plan_.has_quit();
+    if (first) plan_.Quit();
+  });
+  return first ? absl::OkStatus() : already_quit_;
+}
+
+int64_t TeamCore::QuitNow() {
+  int64_t dropped;
+  {
+    Performing here(*this);  // the end comes after the items
+    Job* jobs = nullptr;
+    Record([&] {
+      mutex_.AssertHeld();
+      plan_.Quit();
+      jobs = TakeBacklog();
+      plan_.Dropped();
+    });
+    dropped = Destroy(jobs);
+  }
+  PerformPending();
+  return dropped;
+}
+
+absl::Status TeamCore::Resize(absl::FunctionRef<void(TeamPlan&)> request) {
+  absl::Status status;
+  Record([&] {
+    mutex_.AssertHeld();
+    if (plan_.has_quit()) {
+      status = already_quit_;
+      return;
+    }
+    try {
+      request(plan_);
+    } catch (const std::bad_alloc&) {
+      status = NoMemoryError(name_);
+    }
+  });
+  return status;
+}
+
+void TeamCore::Look() {
+  Record([this] {
+    mutex_.AssertHeld();
+    plan_.Look();
+  });
+}
+
+void TeamCore::Blocked(int change) {
+  Record([&] {
+    mutex_.AssertHeld();
+    plan_.Blocked(change);
+  });
+}
+
+absl::Status TeamCore::Awaits(Runner& runner, const WorkHandle& handle, bool has_deadline) {
+  std::shared_ptr<HandleState> state = handle.state_;
+  if (state == nullptr || state->core.get() != this) return absl::OkStatus();
+  MutexLock lock(mutex_);  // released before `state`, which then holds what was awaited before
+  const TeamStatistics& counts = plan_.statistics();
+  const bool is_full = counts.live >= hard_limit_ && counts.idle == 0 && counts.starting == 0;
+  if (waits_.Add(runner.wait, state->awaitable, has_deadline, is_full, counts.busy)) {
+    runner.awaited.swap(state);
+    return absl::OkStatus();
+  }
+  runner.awaited.swap(state);
+  runner.awaited = nullptr;
+  return MakeStatus(absl::StatusCode::kFailedPrecondition, name_,
+                    ": this wait would never end: the work item that it waits for depends on "
+                    "workers that all wait, ",
+                    counts.live, " of at most ", hard_limit_);
+}
+
+void TeamCore::AwaitsNoMore(Runner& runner) {
+  std::shared_ptr<HandleState> awaited;  // released without the mutex
+  MutexLock lock(mutex_);
+  waits_.Remove(runner.wait);
+  awaited.swap(runner.awaited);
+}
+
+// --- the end, and what is seen from outside -------------------------------------------------
+
+absl::Status TeamCore::Join(absl::Duration timeout) {
+  if (IsOwnThread()) {
+    return MakeStatus(absl::StatusCode::kFailedPrecondition, name_,
+                      ": Join inside one of its own work items");
+  }
+  const absl::Duration deadline = SteadyNow() + timeout;
+  std::vector<std::unique_ptr<IWorker>> joined;  // by their destructors, without the mutex
+  MutexLock lock(mutex_);
+  if (!plan_.has_quit()) {
+    return MakeStatus(absl::StatusCode::kFailedPrecondition, name_, ": Join before Quit");
+  }
+  while (!IsOver()) {
+    if (SteadyNow() >= deadline) {
+      return MakeStatus(absl::StatusCode::kDeadlineExceeded, name_,
+                        ": not all workers ended in time");
+    }
+    over_.WaitUntil(mutex_, deadline);
+  }
+  joined.swap(ended_workers_);
+  return absl::OkStatus();
+}
+
+TeamStatistics TeamCore::Statistics() const {
+  absl::Duration since;
+  TeamStatistics statistics;
+  {
+    MutexLock lock(mutex_);
+    statistics = plan_.statistics();
+    const Job* const first = backlog_.first();
+    if (first == nullptr) return statistics;
+    since = first->since;
+  }
+  if (since != absl::InfiniteDuration()) statistics.oldest_wait = Now() - since;
+  return statistics;
+}
+
+std::string TeamCore::DebugString() const {
+  const TeamStatistics now = Statistics();
+  TeamLimits limits;
+  {
+    MutexLock lock(mutex_);
+    limits = plan_.limits();
+  }
+  return absl::StrCat(name_, ": ", now.live, " workers (", now.idle, " idle, ", now.busy, " busy, ",
+                      now.blocked, " of these blocked, ", now.starting, " starting, ", now.ending,
+                      " ending; min ", limits.min_workers, ", soft limit ", limits.soft_limit,
+                      ", hard limit ", limits.hard_limit, "); backlog ", now.backlogged,
+                      ", oldest ", absl::FormatDuration(now.oldest_wait), "; ", now.completed,
+                      " completed, ", now.failed, " failed, ", now.dropped, " dropped, ",
+                      now.withdrawn, " withdrawn, ", now.refused, " refused, ",
+                      now.creation_failures, " creations failed");
+}
+
+int TeamCore::Staying() const {
+  MutexLock lock(mutex_);
+  return plan_.AfterRequests().staying;
+}
+
+bool TeamCore::IsOwnThread() const {
+  for (const Runner* in = Runner::Innermost::Get(); in != nullptr; in = in->outer) {
+    if (in->core == this) return true;
+  }
+  return Performing::Find(*this) != nullptr || WorkerScope::RunsIn(*coordinator_);
+}
+
+void TeamCore::ReleaseOwnerParts() {
+  create_worker_ = nullptr;
+  coordinator_ = nullptr;
+}
+
+// --- facts, decisions -----------------------------------------------------------------------
+
+void TeamCore::Record(absl::FunctionRef<void()> fact) {
+  const std::shared_ptr<TeamCore> self = shared_from_this();
+  {
+    MutexLock lock(mutex_);
+    fact();
+    if (!CountInIfNeeded()) return;
+  }
+  if (const absl::Status status = SubmitStepOrStatus(); !status.ok()) StepWasRefused(status);
+  CountOut();
+}
+
+bool TeamCore::CountInIfNeeded() {
+  if (!plan_.NeedsDecision(IsWaking())) return false;
+  ++inside_;
+  return true;
+}
+
+// Has the coordinator decide. Not OK: it will not.
+absl::Status TeamCore::SubmitStepOrStatus() {
+  Work step = StepWork(shared_from_this());
+  absl::Status status;
+  try {
+    status = coordinator_->Do(std::move(step));
+  } catch (...) {
+    ContinueForcedUnwinding();
+    status = CurrentExceptionStatus();
+    Report(on_error_, name_, status);
+  }
+  TeamCore* const outer = RefusedStep::Get();
+  RefusedStep::Set(this);
+  step = nullptr;
+  RefusedStep::Set(outer);
+  return status;
+}
+
+// A coordinator that has quit will never decide again: either the team has ended and quit it
+// itself, or the steps' owner was destroyed. One that is full or out of memory is only bypassed.
+void TeamCore::StepWasRefused(const absl::Status& status) {
+  if (IsAlreadyQuit(status)) return WithoutCoordinator();
+  Decide();
+}
+
+void TeamCore::StepWasDestroyed() {
+  {
+    MutexLock lock(mutex_);
+    ++inside_;
+  }
+  WithoutCoordinator();
+  CountOut();
+}
+
+// Closes the team: the backlog is dropped and reported, and this thread decides.
+void TeamCore::WithoutCoordinator() {
+  Job* jobs;
+  {
+    MutexLock lock(mutex_);
+    if (ended_) return;
+    plan_.Quit();
+    jobs = TakeBacklog();
+    plan_.Dropped();
+  }
+  {
+    Performing here(*this);
+    DropItems(jobs, "the team's coordinator is gone");
+  }
+  Decide();
+}
+
+void TeamCore::Decide() {
+  const absl::Duration now = clock_ != nullptr ? Now() : absl::ZeroDuration();
+  Batch batch;
+  {
+    MutexLock lock(mutex_);
+    TeamEffects effects;
+    plan_.Decide(now, IsWaking(), effects);
+    TakeEffects(effects);
+    if (inside_ > 0) return;  // the first of them that counts itself out performs them
+    if (Performing* const outer = Performing::Find(*this)) {
+      outer->more = true;
+      return;
+    }
+    batch = std::exchange(pending_, Batch());
+    performing_ += batch.IsCounted();
+  }
+  Perform(batch);
+}
+
+void TeamCore::TakeEffects(TeamEffects& effects) {
+  PlannedWorker** last = &pending_.run;
+  while (*last != nullptr) last = &(*last)->next;
+  *last = effects.run;
+  for (PlannedWorker* at = effects.run; at != nullptr; at = at->next) {
+    auto& worker = static_cast<TeamWorker&>(*at);
+    worker.job = backlog_.TakeFirst();
+    StartItem(*worker.job, nullptr);
+    if (worker.in_then) continue;
+    worker.begun.store(false);
+    waking_ = &worker;
+  }
+  last = &pending_.retire;
+  while (*last != nullptr) last = &(*last)->next;
+  *last = effects.retire;
+  pending_.create |= effects.create;
+  if (effects.arm_id != 0) {
+    if (pending_.arm_count < pending_.arms.size()) {
+      pending_.arms[pending_.arm_count++] = {effects.arm_id, effects.arm_at};
+    } else {
+      plan_.TimerFired(effects.arm_id, absl::ZeroDuration());
+    }
+  }
+  if (effects.drop_backlog) pending_.dropped = TakeBacklog();
+  pending_.report_stall = pending_.report_stall || effects.report_stall;
+  pending_.end = pending_.end || effects.end;
+  has_backlog_.store(backlog_.first() != nullptr);
+}
+
+// What has come while this thread destroyed items.
+void TeamCore::PerformPending() {
+  {
+    MutexLock lock(mutex_);
+    ++inside_;
+  }
+  CountOut();
+}
+
+void TeamCore::CountOut() {
+  Batch batch;
+  bool over;
+  {
+    MutexLock lock(mutex_);
+    --inside_;
+    if (Performing* const outer = Performing::Find(*this)) {
+      outer->more = outer->more || !pending_.empty();
+    } else {
+      batch = std::exchange(pending_, Batch());
+      performing_ += batch.IsCounted();
+    }
+    over = IsOver();
+  }
+  if (!batch.empty()) Perform(batch);
+  if (over) TellTheEnd();
+}
+
+Job* TeamCore::TakeBacklog() {
+  for (Job* job = backlog_.first(); job != nullptr; job = job->next) {
+    if (job->handle == nullptr) continue;
+    job->handle->job = nullptr;
+    job->handle->awaitable.queued = false;
+  }
+  has_backlog_.store(false);
+  return backlog_.TakeAll();
+}
+
+// `here` runs it; null: its worker has not begun it yet.
+void TeamCore::StartItem(Job& job, Runner* here) {
+  if (job.handle == nullptr) return;
+  job.handle->job = nullptr;
+  job.handle->awaitable.queued = false;
+  job.handle->awaitable.runs_on = here == nullptr ? nullptr : &here->wait;
+}
+
+absl::Duration TeamCore::ReadClock(absl::FunctionRef<absl::Duration()> read) const {
+  absl::Duration now = absl::ZeroDuration();  // the plan uses the latest time that it has seen
+  const absl::Status thrown = CatchToStatus([&] { now = read(); });
+  if (!thrown.ok()) Report(on_error_, name_, thrown);
+  return now;
+}
+
+absl::Duration TeamCore::Now() const {
+  return clock_ == nullptr ? SteadyNow() : ReadClock([this] { return clock_->Now(); });
+}
+
+absl::Duration TeamCore::CoarseNow() const {
+  return clock_ == nullptr ? CoarseSteadyNow() : ReadClock([this] { return clock_->CoarseNow(); });
+}
+
+}  // namespace workers::internal
