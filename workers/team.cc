@@ -71,19 +71,24 @@ Team::~Team() {
 absl::Status Team::Do(Work&& work) {
   if (!work) return internal::EmptyWorkError(core_->name());
   if (core_->guard().InChild()) return core_->guard().Error(core_->name());
-  Work nothing;
-  return core_->Accept(std::move(work), std::move(nothing), nullptr);
+  return core_->Accept({.work = &work});
 }
 
 absl::StatusOr<WorkHandle> Team::Enqueue(Work&& work, Work&& then) {
   if (!work) return internal::EmptyWorkError(core_->name());
   if (core_->guard().InChild()) return core_->guard().Error(core_->name());
   WorkHandle handle;
-  if (absl::Status status = core_->Accept(std::move(work), std::move(then), &handle);
-      !status.ok()) {
-    return status;
-  }
+  const absl::Status status =
+      core_->Accept({.work = &work, .then = then ? &then : nullptr, .handle = &handle});
+  if (!status.ok()) return status;
   return handle;
+}
+
+absl::Status Team::Submit(internal::Job* job) {
+  if (job == nullptr) return internal::NoMemoryError(core_->name());
+  if (job->work.empty()) return internal::EmptyWorkError(core_->name());
+  if (core_->guard().InChild()) return core_->guard().Error(core_->name());
+  return core_->Accept({.job = job});
 }
 
 absl::Status Team::Quit() {

@@ -6,11 +6,15 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "workers/internal/backlog.h"
 #include "workers/team_options.h"
 #include "workers/work_handle.h"
 #include "workers/worker.h"
@@ -105,6 +109,15 @@ class Team final : public IWorker {
   // One line for people: the limits, the workers by state, the backlog and its age.
   std::string DebugString() const;
 
+  // As IWorker's Do, for any closure: without an allocation for its captures if these have at most
+  // 64 bytes (the item itself is allocated). `f` is moved before anything is locked. If it is
+  // refused it is moved back, so that it is untouched; an F whose move constructor may throw is
+  // made a Work instead, and lost if that is refused. What a copy constructor throws leaves Do,
+  // with nothing changed.
+  template <typename F>
+    requires(!std::is_same_v<std::decay_t<F>, Work> && std::is_invocable_v<std::decay_t<F>>)
+  [[nodiscard]] absl::Status Do(F&& f);
+
   // IWorker implementation:
   [[nodiscard]] absl::Status Do(Work&& work) override;
   absl::Status Quit() override;
@@ -113,12 +126,46 @@ class Team final : public IWorker {
   friend class ThreadPool;
   explicit Team(std::shared_ptr<internal::TeamCore> core);
 
+  // Null: no memory; without an item: it was empty. OK: `job` is the team's.
+  absl::Status Submit(internal::Job* job);
+
   // One worker more, or fewer, unless that would pass the soft limit, or min_workers: then false.
   absl::StatusOr<bool> GrowWithinLimits();
   absl::StatusOr<bool> ShrinkWithinLimits();
 
   const std::shared_ptr<internal::TeamCore> core_;  // shared with the workers' items
 };
+
+template <typename F>
+  requires(!std::is_same_v<std::decay_t<F>, Work> && std::is_invocable_v<std::decay_t<F>>)
+absl::Status Team::Do(F&& f) {
+  using Closure = std::decay_t<F>;
+  std::unique_ptr<internal::Job> job;
+  if constexpr (!std::is_nothrow_move_constructible_v<Closure>) {
+    Work work;
+    try {
+      work = Work(std::forward<F>(f));
+    } catch (const std::bad_alloc&) {
+      return Submit(nullptr);
+    }
+    return Do(std::move(work));
+  } else {
+    try {
+      job = std::make_unique<internal::Job>();
+      if (!internal::IsEmptyFunction(f)) job->work.Place(std::forward<F>(f));
+    } catch (const std::bad_alloc&) {
+      return Submit(nullptr);
+    }
+    const bool is_placed = !job->work.empty();
+    absl::Status status = Submit(job.get());
+    if (status.ok()) {
+      job.release();
+    } else if constexpr (!std::is_lvalue_reference_v<F>) {
+      if (is_placed) job->work.GiveBackTo(f);
+    }
+    return status;
+  }
+}
 
 }  // namespace workers
 

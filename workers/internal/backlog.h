@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "absl/time/time.h"
+#include "workers/internal/item.h"
 #include "workers/worker.h"
 
 namespace workers::internal {
@@ -18,7 +19,7 @@ struct Job {
   Job* next = nullptr;      // in the backlog, or of the spare ones
   Job* previous = nullptr;  // in the backlog
   int64_t number = 0;       // in the order of acceptance
-  Work work = nullptr;
+  Item work;
   Work then = nullptr;
   std::shared_ptr<HandleState> handle = nullptr;
   // When it was accepted; infinite where it did not have to wait.

@@ -76,7 +76,15 @@ class TeamCore : public std::enable_shared_from_this<TeamCore> {
  public:
   explicit TeamCore(TeamOptions options);
 
-  absl::Status Accept(Work&& work, Work&& then, WorkHandle* handle);
+  // What is submitted: a job in which the item is already placed; or no job, and the item as a
+  // Work. Until it is accepted, all of it is the caller's.
+  struct Submission {
+    Job* job = nullptr;
+    Work* work = nullptr;
+    Work* then = nullptr;          // null: there is none
+    WorkHandle* handle = nullptr;  // null: none is wanted
+  };
+  absl::Status Accept(const Submission& submission);
   bool TryCancel(HandleState& state);
   bool IsQueued(const HandleState& state) const;
   absl::Status Quit();
@@ -148,7 +156,7 @@ class TeamCore : public std::enable_shared_from_this<TeamCore> {
   void CountOut();
   void WithoutCoordinator();
   void StepWasDestroyed();
-  bool TakeBack(int64_t number, Work& work, Work& then);
+  bool TakeBack(int64_t number, const Submission& submission);
 
   void Perform(Batch& batch);
   void PerformOnce(Batch& batch);
