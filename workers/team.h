@@ -11,10 +11,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "workers/internal/backlog.h"
+#include "workers/internal/item.h"
 #include "workers/team_options.h"
 #include "workers/work_handle.h"
 #include "workers/worker.h"
@@ -109,11 +111,11 @@ class Team final : public IWorker {
   // One line for people: the limits, the workers by state, the backlog and its age.
   std::string DebugString() const;
 
-  // As IWorker's Do, for any closure: without an allocation for its captures if these have at most
-  // 64 bytes (the item itself is allocated). `f` is moved before anything is locked. If it is
-  // refused it is moved back, so that it is untouched; an F whose move constructor may throw is
-  // made a Work instead, and lost if that is refused. What a copy constructor throws leaves Do,
-  // with nothing changed.
+  // As IWorker's Do, for any closure: in the steady state without an allocation if its captures
+  // have at most 64 bytes. `f` is moved before anything is locked. If it is refused it is moved
+  // back, so that it is untouched; an F whose move constructor may throw is made a Work instead,
+  // and lost if that is refused. What a copy or move constructor throws leaves Do, with nothing
+  // changed.
   template <typename F>
     requires(!std::is_same_v<std::decay_t<F>, Work> && std::is_invocable_v<std::decay_t<F>>)
   [[nodiscard]] absl::Status Do(F&& f);
@@ -126,8 +128,11 @@ class Team final : public IWorker {
   friend class ThreadPool;
   explicit Team(std::shared_ptr<internal::TeamCore> core);
 
-  // Null: no memory; without an item: it was empty. OK: `job` is the team's.
+  absl::Status Submit(Work& work, Work* then, WorkHandle* handle);
+  // For the template. OK: `job` is the team's; anything else: it is the caller's. Null: no memory.
   absl::Status Submit(internal::Job* job);
+  internal::Job* NewJob();
+  void KeepJob(internal::Job* job);
 
   // One worker more, or fewer, unless that would pass the soft limit, or min_workers: then false.
   absl::StatusOr<bool> GrowWithinLimits();
@@ -139,9 +144,7 @@ class Team final : public IWorker {
 template <typename F>
   requires(!std::is_same_v<std::decay_t<F>, Work> && std::is_invocable_v<std::decay_t<F>>)
 absl::Status Team::Do(F&& f) {
-  using Closure = std::decay_t<F>;
-  std::unique_ptr<internal::Job> job;
-  if constexpr (!std::is_nothrow_move_constructible_v<Closure>) {
+  if constexpr (!std::is_nothrow_move_constructible_v<std::decay_t<F>>) {
     Work work;
     try {
       work = Work(std::forward<F>(f));
@@ -150,18 +153,24 @@ absl::Status Team::Do(F&& f) {
     }
     return Do(std::move(work));
   } else {
+    internal::Job* const job = NewJob();
+    if (job == nullptr) return Submit(nullptr);
+    absl::Cleanup keep = [this, job] { KeepJob(job); };
     try {
-      job = std::make_unique<internal::Job>();
       if (!internal::IsEmptyFunction(f)) job->work.Place(std::forward<F>(f));
     } catch (const std::bad_alloc&) {
       return Submit(nullptr);
     }
     const bool is_placed = !job->work.empty();
-    absl::Status status = Submit(job.get());
+    absl::Status status = Submit(job);
     if (status.ok()) {
-      job.release();
-    } else if constexpr (!std::is_lvalue_reference_v<F>) {
-      if (is_placed) job->work.GiveBackTo(f);
+      std::move(keep).Cancel();
+    } else if (is_placed) {
+      if constexpr (std::is_lvalue_reference_v<F>) {
+        job->work.Reset();
+      } else {
+        job->work.GiveBackTo(f);
+      }
     }
     return status;
   }

@@ -37,8 +37,7 @@ class Backlog {
   Job* first() const { return first_; }
   int64_t spare() const { return spare_count_; }  // jobs that are kept for reuse
 
-  // An empty job, which the caller owns. Throws bad_alloc, and then nothing has changed.
-  Job* New();
+  Job* TakeSpare();  // null: there is none
   // Keeps `job`, whose items are gone, as a spare one, or frees it: at most 4096 are kept, so that
   // the memory of a burst is given back.
   void Keep(Job* job);

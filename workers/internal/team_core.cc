@@ -27,13 +27,33 @@ TeamCore::TeamCore(TeamOptions options)
       plan_(options.limits, options.clock != nullptr, options.throttle_wakeups),
       on_ended_(std::move(options.on_ended)) {}
 
+TeamCore::~TeamCore() { delete next_job_.load(); }
+
 // --- items come and go ----------------------------------------------------------------------
+
+Job* TeamCore::NewJob() {
+  if (Job* const job = next_job_.exchange(nullptr)) return job;
+  if (has_spare_.load(std::memory_order_relaxed)) {
+    MutexLock lock(mutex_);
+    if (Job* const job = backlog_.TakeSpare()) return job;
+  }
+  return new (std::nothrow) Job;
+}
+
+void TeamCore::KeepJob(Job* job) { delete next_job_.exchange(job); }
+
+// The next submission's, or one of the backlog's spare jobs.
+void TeamCore::KeepSpare(Job* job) {
+  if (next_job_.load(std::memory_order_relaxed) == nullptr) job = next_job_.exchange(job);
+  if (job != nullptr) backlog_.Keep(job);
+  has_spare_.store(backlog_.spare() > 0, std::memory_order_relaxed);
+}
 
 // The caller holds no reference to the core: as soon as the mutex is free the item may run, and
 // may be the end of the team.
-absl::Status TeamCore::Accept(const Submission& submission) {
+absl::Status TeamCore::Accept(Job* job, WorkHandle* handle) {
   std::shared_ptr<HandleState> state;
-  if (submission.handle != nullptr) {
+  if (handle != nullptr) {
     try {
       state = std::make_shared<HandleState>(shared_from_this());
     } catch (const std::bad_alloc&) {
@@ -61,26 +81,18 @@ absl::Status TeamCore::Accept(const Submission& submission) {
       likely_to_wait_.store(must_wait, std::memory_order_relaxed);
     }
     if (must_wait && !waits) continue;  // once more, with the time
-    Job* job = submission.job;
-    if (job == nullptr) {
-      try {
-        job = backlog_.New();
-      } catch (const std::bad_alloc&) {
-        plan_.Refused();
-        return NoMemoryError(name_);
-      }
-      job->work.Place(std::move(*submission.work));
-      if (submission.then != nullptr) job->then = std::move(*submission.then);
-    }
     job->number = number = next_number_++;
     job->since = now;
     if (state != nullptr) {
       state->job = job;
       state->awaitable.queued = true;
       job->handle = state;
-      *submission.handle = WorkHandle(std::move(state));
+      *handle = WorkHandle(std::move(state));
     }
     backlog_.PushBack(job);
+    if (next_job_.load(std::memory_order_relaxed) == nullptr) {
+      if (Job* const spare = backlog_.TakeSpare()) KeepSpare(spare);
+    }
     plan_.Accepted();
     has_backlog_.store(true);
     if (!CountInIfNeeded()) return absl::OkStatus();
@@ -90,7 +102,7 @@ absl::Status TeamCore::Accept(const Submission& submission) {
   const absl::Status submitted = SubmitStepOrStatus();
   bool is_taken_back = false;
   if (!submitted.ok()) {
-    if (IsAlreadyQuit(submitted)) is_taken_back = TakeBack(number, submission);
+    if (IsAlreadyQuit(submitted)) is_taken_back = TakeBack(number);
     StepWasRefused(submitted);
   }
   CountOut();
@@ -99,7 +111,7 @@ absl::Status TeamCore::Accept(const Submission& submission) {
 
 // The coordinator is gone: takes back an item that no decision has seen. (By its number: it may
 // have run, and its job may be another item's by now.)
-bool TeamCore::TakeBack(int64_t number, const Submission& submission) {
+bool TeamCore::TakeBack(int64_t number) {
   std::shared_ptr<HandleState> handle;  // released without the mutex
   MutexLock lock(mutex_);
   Job* job = backlog_.first();
@@ -110,11 +122,6 @@ bool TeamCore::TakeBack(int64_t number, const Submission& submission) {
   if (handle != nullptr) {
     handle->awaitable.queued = false;
     handle->job = nullptr;
-  }
-  if (submission.job == nullptr) {
-    job->work.GiveBackTo(*submission.work);
-    if (submission.then != nullptr) *submission.then = std::move(job->then);
-    backlog_.Keep(job);
   }
   plan_.TakenBack();
   return true;
@@ -137,10 +144,7 @@ bool TeamCore::TryCancel(HandleState& state) {
     job->then = nullptr;
     job->handle = nullptr;
   }
-  {
-    MutexLock lock(mutex_);
-    backlog_.Keep(job);
-  }
+  KeepJob(job);
   PerformPending();
   return true;
 }

@@ -335,7 +335,7 @@ void TeamCore::Finished(TeamWorker& worker, Job* job, int64_t TeamStatistics::* 
     worker.in_then = in_then;
     worker.begun.store(true);
     if (waking_ == &worker) waking_ = nullptr;
-    backlog_.Keep(job);
+    KeepSpare(job);
     if (plan_.Finished(worker, counter, now, here != nullptr)) {
       here->next = backlog_.TakeFirst();
       StartItem(*here->next, nullptr);
