@@ -42,7 +42,8 @@ std::unique_ptr<Team> PoolOf(int threads) { return *MakePool({.limits = {.soft_l
 // A base that a test holds in its hands.
 class SerialOnMemory : public testing::Test {
  protected:
-  void MakeGroup(SerialOptions options = {}, Clock* clock = nullptr) {
+  void MakeGroup(SerialOptions options = {.quantum_time = absl::InfiniteDuration()},
+                 Clock* clock = nullptr) {
     group_.emplace(*base_.worker, std::move(options), clock);
   }
   void Give(SerialWorker& worker, std::string entry) {
@@ -76,7 +77,7 @@ TEST_F(SerialOnMemory, TakesOneTurnForAllThatIsWaiting) {
 }
 
 TEST_F(SerialOnMemory, GivesTheBaseBackAfterAQuantumOfWorks) {
-  MakeGroup({.quantum_works = 2});
+  MakeGroup({.quantum_items = 2});
   SerialWorker hot(*group_);
   SerialWorker cold(*group_);
   for (int i = 1; i <= 5; ++i) Give(hot, "hot" + std::to_string(i));
@@ -87,7 +88,7 @@ TEST_F(SerialOnMemory, GivesTheBaseBackAfterAQuantumOfWorks) {
 
 TEST_F(SerialOnMemory, GivesTheBaseBackAfterAQuantumOfTime) {
   ManualClock clock;
-  MakeGroup({.quantum_works = 1000, .quantum_time = absl::Milliseconds(10)}, &clock);
+  MakeGroup({.quantum_items = 1000, .quantum_time = absl::Milliseconds(10)}, &clock);
   SerialWorker hot(*group_);
   SerialWorker cold(*group_);
   for (int i = 1; i <= 4; ++i) {
@@ -104,7 +105,7 @@ TEST_F(SerialOnMemory, GivesTheBaseBackAfterAQuantumOfTime) {
 }
 
 TEST_F(SerialOnMemory, AWorkerWithoutWorkGetsNoTurn) {
-  MakeGroup({.quantum_works = 2});
+  MakeGroup({.quantum_items = 2});
   SerialWorker worker(*group_);
   Give(worker, "a");
   Give(worker, "b");
@@ -155,7 +156,7 @@ TEST_F(SerialOnMemory, ABaseThatRefusesGivesTheWorkBack) {
 }
 
 TEST_F(SerialOnMemory, ABaseThatQuitsUnderALoadedWorkerLosesNothing) {
-  MakeGroup({.quantum_works = 2});
+  MakeGroup({.quantum_items = 2});
   SerialWorker worker(*group_);
   for (int i = 1; i <= 5; ++i) Give(worker, std::to_string(i));
   ASSERT_TRUE(base_.worker->Quit().ok());
@@ -204,7 +205,7 @@ TEST_F(SerialOnMemory, ABaseThatDestroysTheTurnDropsItsWorksAndReports) {
   EXPECT_EQ(alive.use_count(), 1);
   EXPECT_THAT(errors_, testing::ElementsAre(
                            "connection: accepted work items were dropped without running: the "
-                           "worker below destroyed the turn 3"));
+                           "worker below destroyed the time slice 3"));
   // The base is open: the worker goes on.
   Give(worker, "after");
   StepToTheEnd();
@@ -218,10 +219,11 @@ TEST_F(SerialOnMemory, DroppingTravelsThroughSerialWorkers) {
   SerialWorker upper(upper_group);
   for (int i = 0; i < 4; ++i) ASSERT_TRUE(upper.Do([] { FAIL(); }).ok());
   EXPECT_EQ(base_.performer.Drop(), 1u);
-  EXPECT_THAT(errors_, testing::ElementsAre("upper: accepted work items were dropped without "
-                                            "running: the worker below destroyed the turn 4",
-                                            "lower: accepted work items were dropped without "
-                                            "running: the worker below destroyed the turn 1"));
+  EXPECT_THAT(errors_,
+              testing::ElementsAre("upper: accepted work items were dropped without "
+                                   "running: the worker below destroyed the time slice 4",
+                                   "lower: accepted work items were dropped without "
+                                   "running: the worker below destroyed the time slice 1"));
 }
 
 TEST_F(SerialOnMemory, ADroppedCaptureMayHoldTheLastReferenceToTheWorker) {
@@ -262,7 +264,7 @@ TEST(SerialWorker, DestroyedInItsOwnWorkItRunsWhatWasTaken) {
 
 TEST(SerialWorker, DestructionWaitsForWhatWasTaken) {
   auto base = *ThreadWorker::Create();
-  SerialGroup group(*base, {.quantum_works = 2});
+  SerialGroup group(*base, {.quantum_items = 2});
   int ran = 0;
   {
     SerialWorker worker(group);
@@ -286,17 +288,6 @@ TEST(SerialWorker, Hazard4_ForcedUnwindingLosesNothing) {
   EXPECT_THAT(log, testing::ElementsAre("taken"));
 }
 
-TEST(SerialGroupDeathTest, DiesBeforeItsWorkers) {
-  EXPECT_DEATH(
-      {
-        MemoryWorker base = CreateMemoryWorker();
-        auto group = std::make_unique<SerialGroup>(*base.worker);
-        SerialWorker worker(*group);
-        group = nullptr;
-      },
-      "destroyed before its workers");
-}
-
 // The pool quits, now or in the end, under a thousand that are loaded: nothing lost, nothing hangs.
 TEST(SerialWorker, APoolMayQuitUnderAThousandLoadedOnes) {
   for (bool now : {false, true}) {
@@ -307,7 +298,7 @@ TEST(SerialWorker, APoolMayQuitUnderAThousandLoadedOnes) {
     Gate begin;
     int taken = 0;
     {
-      SerialGroup group(*pool, {.quantum_works = 2, .on_error = on_error});
+      SerialGroup group(*pool, {.quantum_items = 2, .on_error = on_error});
       std::vector<std::unique_ptr<SerialWorker>> workers;
       Gate held[2];
       for (Gate& gate : held) {
@@ -351,7 +342,7 @@ TEST(SerialWorker, APoolMayQuitInTheMiddleOfAThousandLoadedOnes) {
     Gate begin;
     Gate quit;
     {
-      SerialGroup group(*pool, {.quantum_works = 2, .on_error = [&](const ErrorReport& report) {
+      SerialGroup group(*pool, {.quantum_items = 2, .on_error = [&](const ErrorReport& report) {
                                   dropped += report.dropped;
                                 }});
       std::vector<std::unique_ptr<SerialWorker>> workers;
@@ -471,7 +462,7 @@ int WorksBeforeACold(IWorker& base, int hot_workers, SerialOptions options, Cloc
 
 // One hot worker with 10,000 works on a base of one thread: a cold one runs within a quantum.
 TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfAHotOne) {
-  const SerialOptions options = {.quantum_works = 64, .quantum_time = absl::InfiniteDuration()};
+  const SerialOptions options = {.quantum_items = 64, .quantum_time = absl::InfiniteDuration()};
   auto thread = *ThreadWorker::Create();
   EXPECT_LE(WorksBeforeACold(*thread, 1, options, nullptr, [] {}), 64);
   auto pool = PoolOf(1);
@@ -484,7 +475,7 @@ TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfTimeOfAHotOne) {
   auto pool = PoolOf(1);
   const int before = WorksBeforeACold(
       *pool, 1,
-      {.quantum_works = std::numeric_limits<int>::max(), .quantum_time = absl::Milliseconds(10)},
+      {.quantum_items = std::numeric_limits<int>::max(), .quantum_time = absl::Milliseconds(10)},
       &clock, [&] { clock.Advance(absl::Milliseconds(1)); });
   EXPECT_LE(before, 11);  // the quantum, and the longest single work
 }
@@ -493,7 +484,7 @@ TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfTimeOfAHotOne) {
 TEST(SerialWorker, AColdWorkerWaitsForOneQuantumOfEachHotOne) {
   auto pool = PoolOf(1);
   const int before = WorksBeforeACold(
-      *pool, 10, {.quantum_works = 8, .quantum_time = absl::InfiniteDuration()}, nullptr, [] {});
+      *pool, 10, {.quantum_items = 8, .quantum_time = absl::InfiniteDuration()}, nullptr, [] {});
   EXPECT_LE(before, 10 * 8);
 }
 
