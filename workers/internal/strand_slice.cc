@@ -138,7 +138,9 @@ void Strand::Slice::End() {
     const uintptr_t state = head & kState;
     if (state == kReleased) {
       over_ = true;
-      delete &std::exchange(strand_, nullptr)->worker_;
+      Strand* const strand = std::exchange(strand_, nullptr);
+      strand->head_.store(kReleased);  // idle: the destructor does not wait
+      delete &strand->worker_;
       return;
     }
     if (state == kAwaited) {
