@@ -133,14 +133,18 @@ TEST(SerialFork, AGroupMadeInTheChildWorks) {
   auto parents = *ThreadWorker::Create();  // forks are counted
   SerialGroup parents_group(*parents);
   EXPECT_EQ(ExitCodeOfChild([] {
-              auto base = *ThreadWorker::Create();
-              SerialGroup group(*base);
+              // Without a thread, which the thread sanitizer would not start in the child.
+              MemoryWorker base = CreateMemoryWorker();
+              SerialGroup group(*base.worker, {.quantum_items = 1});
               int ran = 0;
               {
-                SerialWorker worker(group);
+                auto worker = std::make_unique<SerialWorker>(group);
                 for (int i = 0; i < 3; ++i) {
-                  if (!worker.Do([&] { ++ran; }).ok()) return 1;
+                  if (!worker->Do([&] { ++ran; }).ok()) return 1;
                 }
+                SerialWorker::Release(std::move(worker));
+              }
+              while (base.performer() == Performed::kRan) {
               }
               return ran == 3 ? 0 : 2;
             }),
