@@ -1,36 +1,54 @@
-// Makes any worker exclusive: one per connection.
+// Strands: many exclusive workers on one base, one for each connection.
 
 #ifndef WORKERS_SERIAL_WORKER_H_
 #define WORKERS_SERIAL_WORKER_H_
 
-#include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "workers/clock.h"
-#include "workers/internal/sync.h"
+#include "workers/internal/strand.h"
 #include "workers/worker.h"
 
 namespace workers {
 
 struct SerialOptions {
   std::string name = "serial";
-  // A serial worker gives the base back after so many works, or so much time, whichever comes
-  // first; it never interrupts a work.
-  int quantum_works = 64;
+  // The quantum: a time slice on the base ends after this many items (at least 1) or this much
+  // time, whichever comes first. It never interrupts an item. If both are unlimited, a worker that
+  // never runs out of items never gives the base back.
+  int quantum_items = 64;
   absl::Duration quantum_time = absl::Microseconds(500);
+  // Receives what items, the base and the clock throw, and how many items were dropped. It may be
+  // called until the last accepted item has ended.
   ErrorHandler on_error = {};
 };
 
-// What the serial workers of one base share: the base, the options and spare memory. Any
-// thread. It outlives its workers (it dies otherwise), and `base` and `clock` outlive it.
+// What the serial workers of one base share: the base, the options and spare memory. Any thread.
+//
+// The group may be destroyed before or after its workers; the destructor does not wait. What
+// happens afterwards depends on who owns the base:
+//
+//   SerialGroup(shared_ptr)  The group, its workers and their accepted items keep the base alive,
+//                            and the workers go on. Whichever goes last destroys the base, on its
+//                            own thread, and waits if the base's destructor waits there.
+//   SerialGroup(IWorker&)    The base must outlive the group, and nothing more: the group's
+//                            destructor closes its workers, which return AlreadyQuit and do not
+//                            touch the base again. Accepted items run to the end of the slice that
+//                            the base has already accepted, without regard to the quantum.
+//
+// `clock` measures quantum_time and outlives all accepted items; null means the steady clock.
+//
+// In the child of a fork a group of the parent is only good for being destroyed; one that is made
+// there works.
 class SerialGroup {
  public:
-  // `clock` measures quantum_time; null: the machine's steady clock.
-  SerialGroup(IWorker& base, SerialOptions options = {}, Clock* clock = nullptr);
+  explicit SerialGroup(IWorker& base, SerialOptions options = {}, Clock* clock = nullptr);
+  // Aborts if `base` is null.
+  explicit SerialGroup(std::shared_ptr<IWorker> base, SerialOptions options = {},
+                       Clock* clock = nullptr);
   ~SerialGroup();
 
   SerialGroup(const SerialGroup&) = delete;
@@ -38,65 +56,90 @@ class SerialGroup {
 
  private:
   friend class SerialWorker;
-  struct Shared;
 
-  std::unique_ptr<Shared> shared_;
+  internal::StrandGroup* const shared_;  // one reference to it
 };
 
-// Runs its works on the group's base, never two at once, in the order of the Do calls. Made for
-// many: one is 64 bytes of heap, has nothing more while it is idle, and never holds a thread
-// while it has nothing to do.
+// Runs its items on the base of its group, never two at the same time, in the order of the Do
+// calls. Known elsewhere as: strand (Asio), SerialExecutor (folly), SequencedTaskRunner (Chromium).
 //
-// Whenever it has work and no turn on the base, it asks the base for one: a turn runs works
-// until there are none or the quantum is used up, and then goes to the base's end. On a base
-// that is first in first out a quiet serial worker therefore waits at most
+// Use one for each connection, so that the calls of a connection keep their order while all
+// connections share the threads of one pool:
 //
-//   (active serial workers x (quantum + longest single work)) / threads of the base.
+//   // Executes the queries in order. Returns immediately; accepted queries still run.
+//   absl::Status ExecuteAll(workers::SerialGroup& group, std::shared_ptr<Database> database,
+//                           const std::vector<std::string>& queries) {
+//     auto worker = std::make_unique<workers::SerialWorker>(group);
+//     absl::Status accepted;
+//     for (const std::string& query : queries) {
+//       // The item shares ownership of what it uses: it may run after this function has returned.
+//       accepted.Update(worker->Do([database, query] { database->Execute(query); }));
+//     }
+//     workers::SerialWorker::Release(std::move(worker));
+//     return accepted;
+//   }
 //
-// If the base refuses a turn (it has quit, or is full), the thread that learns it runs what was
-// taken: the base's own at the end of a quantum, or, where the first Do of a turn is refused
-// while others were taken behind it, that caller, whose own work goes back to it. If the base
-// destroys a turn unrun, the works of that turn are dropped and reported.
+// A class that stands for a connection has the worker as a member and releases it in its
+// destructor. The state that its items use is not part of that class, but shared with the items.
 //
-// Do and Quit do not wait. Destruction quits and waits until what was taken has run, for which the
-// base needs a thread: do not destroy a busy one in another work of a base that has no other.
-// Inside the worker's own work it does not wait, and what was taken still runs.
+// Beside a mutex: a thread that would wait for a mutex is free for other connections here, and the
+// items run in the order of their submission. Prefer a LockWorker or a mutex for short critical
+// sections.
 //
-// In the child of a fork Do and Quit are FailedPrecondition, and what was taken is leaked.
+// Slices. A worker that has items and no time slice submits a slice to the base. A slice runs items
+// until there are none or the quantum is used up, and then submits the next slice, which goes to
+// the end of the base's queue. On a FIFO base an item of an idle worker therefore waits at most
+//
+//   (active serial workers x (quantum + longest single item)) / threads of the base.
+//
+// A worker is at most 64 bytes of heap, has nothing more while it is idle, and never holds a thread
+// while it has nothing to run.
+//
+// Refusal. Accepted items are never lost if the base refuses a slice, or throws, which counts as a
+// refusal and is reported:
+//
+//   a refused slice                  the items that are already accepted     a later Do
+//   the next one, AlreadyQuit        run to the end, in the present slice    AlreadyQuit
+//   the next one, any other error    run in the present slice, which asks    ResourceExhausted,
+//                                    the base again after each quantum       until the base accepts
+//                                    a
+//                                                                            slice or all have run
+//   the first one: this Do returns   those that other threads have           as above, if there
+//   were the base's error, and its item   submitted behind it run on the          such items;
+//   otherwise the goes back to the caller          calling thread, as above                base is
+//   asked again
+//
+// So a worker that never runs out of items does not hold the base's thread beyond the base's Quit.
+// If the base destroys a slice unrun, the items of that slice are dropped and reported.
+//
+// End. Quit closes the worker; accepted items still run. The destructor quits and waits until they
+// have run, for which the base needs a thread: do not destroy a busy worker in another item of a
+// base that has no other thread. Inside the worker's own item it does not wait, and the accepted
+// items still run. Release never waits.
+//
+// In the child of a fork Do and Quit return FailedPrecondition, and the accepted items belong to
+// the parent; they are leaked.
 class SerialWorker final : public IExclusiveWorker {
  public:
+  // Any thread; does not wait.
   explicit SerialWorker(SerialGroup& group);
   ~SerialWorker() override;
 
+  // Destroys `worker` as soon as its accepted items have run, and does not wait for that. Any
+  // thread, inside the worker's own items too, which may still call Do (it returns AlreadyQuit)
+  // and Quit. As for the destructor, no other call may be under way. If the worker is idle and the
+  // last owner of its base, the base is destroyed here.
+  static void Release(std::unique_ptr<SerialWorker> worker);
+
   // IWorker implementation:
-  absl::Status Do(Work&& work) override;
-  absl::Status Quit() override;
+  absl::Status Do(Work&& work) override;  // does not wait
+  absl::Status Quit() override;           // does not wait
 
  private:
-  friend class SerialGroup;
-  struct Node;
-  struct Turn;
-  class TurnWork;
-
-  static Turn kRefused;  // what turn_ points to while a refused turn is destroyed
-
-  absl::Status AskForTurn();
-  void RunTurn();
-  void DropTurn();
-  void GoThrough(Turn& turn, bool to_the_end);
-  static bool End(Turn& turn, SerialGroup::Shared& group);
-  bool Yield(Turn& turn);
-  Node* TakeAll();
-
-  SerialGroup::Shared& group_;
-  // The newest of the works that no turn has taken yet, and flags in its low bits.
-  internal::Atomic<uintptr_t> head_ = 0;
-  // The turn's.
-  Node* ready_ = nullptr;  // taken, in order, not begun
-  Turn* turn_ = nullptr;   // while it runs
+  internal::Strand strand_;
 };
 
-static_assert(sizeof(SerialWorker) <= 56, "one alone is to fit into 64 bytes of heap");
+static_assert(sizeof(SerialWorker) <= 56, "one alone must fit into 64 bytes of heap");
 
 }  // namespace workers
 

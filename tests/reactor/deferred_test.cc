@@ -1328,7 +1328,7 @@ TEST(DeferredHome, OfASerialWorkerIsTheWorkerAndNotTheThread) {
     IWorker* workers_[2];
     std::atomic<int> next_ = 0;
   } base(*one, *two);
-  workers::SerialGroup group(base, {.quantum_works = 1});
+  workers::SerialGroup group(base, {.quantum_items = 1});
   workers::SerialWorker serial(group);
   Gate done;
   std::shared_ptr<Got<int>> got;

@@ -307,7 +307,7 @@ TEST(Stress, SerialWorkersLoseNothing) {
     };
     auto base = *MakePool({.limits = {.soft_limit = 2}, .on_error = on_error});
     {
-      SerialGroup group(*base, {.quantum_works = 2, .on_error = on_error});
+      SerialGroup group(*base, {.quantum_items = 2, .on_error = on_error});
       auto shared = std::make_shared<Shared<IWorker>>();
       shared->worker = std::make_unique<SerialWorker>(group);
       Gate gone;
