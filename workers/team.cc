@@ -71,19 +71,39 @@ Team::~Team() {
 absl::Status Team::Do(Work&& work) {
   if (!work) return internal::EmptyWorkError(core_->name());
   if (core_->guard().InChild()) return core_->guard().Error(core_->name());
-  Work nothing;
-  return core_->Accept(std::move(work), std::move(nothing), nullptr);
+  return Submit(work, nullptr, nullptr);
 }
 
 absl::StatusOr<WorkHandle> Team::Enqueue(Work&& work, Work&& then) {
   if (!work) return internal::EmptyWorkError(core_->name());
   if (core_->guard().InChild()) return core_->guard().Error(core_->name());
   WorkHandle handle;
-  if (absl::Status status = core_->Accept(std::move(work), std::move(then), &handle);
-      !status.ok()) {
-    return status;
-  }
+  if (absl::Status status = Submit(work, &then, &handle); !status.ok()) return status;
   return handle;
+}
+
+absl::Status Team::Submit(Work& work, Work* then, WorkHandle* handle) {
+  internal::Job* const job = core_->NewJob();
+  if (job == nullptr) return internal::NoMemoryError(core_->name());
+  job->work.Place(std::move(work));
+  if (then != nullptr && *then) job->then = std::move(*then);
+  internal::TeamCore& core = *core_;
+  absl::Status status = core.Accept(job, handle);
+  if (status.ok()) return status;
+  job->work.GiveBackTo(work);
+  if (job->then) *then = std::exchange(job->then, nullptr);
+  core.KeepJob(job);
+  return status;
+}
+
+internal::Job* Team::NewJob() { return core_->guard().InChild() ? nullptr : core_->NewJob(); }
+void Team::KeepJob(internal::Job* job) { core_->KeepJob(job); }
+
+absl::Status Team::Submit(internal::Job* job) {
+  if (core_->guard().InChild()) return core_->guard().Error(core_->name());
+  if (job == nullptr) return internal::NoMemoryError(core_->name());
+  if (job->work.empty()) return internal::EmptyWorkError(core_->name());
+  return core_->Accept(job, nullptr);
 }
 
 absl::Status Team::Quit() {

@@ -6,11 +6,17 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
+#include <type_traits>
+#include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "workers/internal/backlog.h"
+#include "workers/internal/item.h"
 #include "workers/team_options.h"
 #include "workers/work_handle.h"
 #include "workers/worker.h"
@@ -105,6 +111,15 @@ class Team final : public IWorker {
   // One line for people: the limits, the workers by state, the backlog and its age.
   std::string DebugString() const;
 
+  // As IWorker's Do, for any closure: in the steady state without an allocation if its captures
+  // have at most 64 bytes. `f` is moved before anything is locked. If it is refused it is moved
+  // back, so that it is untouched; an F whose move constructor may throw is made a Work instead,
+  // and lost if that is refused. What a copy or move constructor throws leaves Do, with nothing
+  // changed.
+  template <typename F>
+    requires(!std::is_same_v<std::decay_t<F>, Work> && std::is_invocable_v<std::decay_t<F>>)
+  [[nodiscard]] absl::Status Do(F&& f);
+
   // IWorker implementation:
   [[nodiscard]] absl::Status Do(Work&& work) override;
   absl::Status Quit() override;
@@ -113,12 +128,53 @@ class Team final : public IWorker {
   friend class ThreadPool;
   explicit Team(std::shared_ptr<internal::TeamCore> core);
 
+  absl::Status Submit(Work& work, Work* then, WorkHandle* handle);
+  // For the template. OK: `job` is the team's; anything else: it is the caller's. Null: no memory.
+  absl::Status Submit(internal::Job* job);
+  internal::Job* NewJob();
+  void KeepJob(internal::Job* job);
+
   // One worker more, or fewer, unless that would pass the soft limit, or min_workers: then false.
   absl::StatusOr<bool> GrowWithinLimits();
   absl::StatusOr<bool> ShrinkWithinLimits();
 
   const std::shared_ptr<internal::TeamCore> core_;  // shared with the workers' items
 };
+
+template <typename F>
+  requires(!std::is_same_v<std::decay_t<F>, Work> && std::is_invocable_v<std::decay_t<F>>)
+absl::Status Team::Do(F&& f) {
+  if constexpr (!std::is_nothrow_move_constructible_v<std::decay_t<F>>) {
+    Work work;
+    try {
+      work = Work(std::forward<F>(f));
+    } catch (const std::bad_alloc&) {
+      return Submit(nullptr);
+    }
+    return Do(std::move(work));
+  } else {
+    internal::Job* const job = NewJob();
+    if (job == nullptr) return Submit(nullptr);
+    absl::Cleanup keep = [this, job] { KeepJob(job); };
+    try {
+      if (!internal::IsEmptyFunction(f)) job->work.Place(std::forward<F>(f));
+    } catch (const std::bad_alloc&) {
+      return Submit(nullptr);
+    }
+    const bool is_placed = !job->work.empty();
+    absl::Status status = Submit(job);
+    if (status.ok()) {
+      std::move(keep).Cancel();
+    } else if (is_placed) {
+      if constexpr (std::is_lvalue_reference_v<F>) {
+        job->work.Reset();
+      } else {
+        job->work.GiveBackTo(f);
+      }
+    }
+    return status;
+  }
+}
 
 }  // namespace workers
 

@@ -10,7 +10,8 @@ namespace workers::internal {
 namespace {
 
 Job* Numbered(Backlog& backlog, int64_t number) {
-  Job* const job = backlog.New();
+  Job* job = backlog.TakeSpare();
+  if (job == nullptr) job = new Job;
   job->number = number;
   return job;
 }

@@ -10,6 +10,8 @@
 
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
+#include "workers/internal/creation_slots.h"
+#include "workers/internal/idle_list.h"
 #include "workers/team_options.h"
 
 namespace workers::internal {
@@ -293,7 +295,7 @@ TEST(TeamPlan, AfterAFailureOneCreationIsTriedAtATime) {
   for (int i = 0; i < 500; ++i) model.Apply('A');
   model.Decide();
   int tries = model.plan().statistics().starting;
-  EXPECT_EQ(tries, TeamPlan::kMaxStarting);
+  EXPECT_EQ(tries, CreationSlots::kMax);
   while (model.plan().statistics().starting > 0) model.Apply('X');
   for (int i = 0; i < 500; ++i) {
     model.Apply('A');
@@ -303,13 +305,32 @@ TEST(TeamPlan, AfterAFailureOneCreationIsTriedAtATime) {
     EXPECT_LE(model.plan().statistics().starting, 1);
     model.Apply('X');
   }
-  EXPECT_LE(tries, TeamPlan::kMaxStarting + 1);
+  EXPECT_LE(tries, CreationSlots::kMax + 1);
   model.Apply('T');
   model.Decide();
   EXPECT_EQ(model.plan().statistics().starting, 1);
   model.Apply('C');
   model.Decide();
-  EXPECT_EQ(model.plan().statistics().starting, TeamPlan::kMaxStarting);
+  EXPECT_EQ(model.plan().statistics().starting, CreationSlots::kMax);
+}
+
+// Without a worker, Quit during the pause after a failure has one creation more, which decides
+// whether the accepted items run.
+TEST(TeamPlan, QuitWhileCreationIsHeldTriesOnceMore) {
+  for (const char outcome : {'C', 'X'}) {
+    Model model(TeamLimits(), false);
+    for (const char fact : std::string("ADXD")) model.Apply(fact);
+    ASSERT_EQ(model.plan().statistics().live, 0);
+    model.Apply('Q');
+    model.Decide();
+    EXPECT_EQ(model.plan().statistics().starting, 1);
+    EXPECT_EQ(model.plan().statistics().backlogged, 1);
+    model.Apply(outcome);
+    model.Decide();
+    model.Check();
+    EXPECT_EQ(model.plan().statistics().busy, outcome == 'C' ? 1 : 0);
+    EXPECT_EQ(model.plan().statistics().dropped, outcome == 'C' ? 0 : 1);
+  }
 }
 
 // FAULTS A1: an arming has an identity; they do not pile up.

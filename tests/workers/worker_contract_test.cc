@@ -4,6 +4,7 @@
 
 #include <unwind.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -125,6 +126,38 @@ class ThreadTeamFixture : public WorkerFixture {
   }
 };
 
+// Submits through the template: as a closure of its own type, or as a std::function if it is empty.
+class TemplateTeam final : public IWorker {
+ public:
+  explicit TemplateTeam(std::unique_ptr<Team> team) : team_(std::move(team)) {}
+  absl::Status Do(Work&& work) override {
+    if (!work) return team_->Do(std::function<void()>());
+    Closure closure = {std::move(work)};
+    absl::Status status = team_->Do(std::move(closure));
+    if (!status.ok()) work = std::move(closure.work);
+    return status;
+  }
+  absl::Status Quit() override { return team_->Quit(); }
+
+ private:
+  struct Closure {
+    Work work;
+    void operator()() && { std::move(work)(); }
+  };
+  const std::unique_ptr<Team> team_;
+};
+
+class TemplatePoolFixture : public WorkerFixture {
+ public:
+  WorkerTraits traits() const override {
+    return {.exclusive = true, .waits_in_destructor = true, .opens_scope = false};
+  }
+  std::unique_ptr<IWorker> Make(ErrorHandler on_error) override {
+    return std::make_unique<TemplateTeam>(
+        *MakePool({.limits = {.soft_limit = 1}, .on_error = std::move(on_error)}));
+  }
+};
+
 template <int threads>
 class PoolFixture : public WorkerFixture {
  public:
@@ -189,6 +222,8 @@ INSTANTIATE_TEST_SUITE_P(MemoryTeam, WorkerContract,
 INSTANTIATE_TEST_SUITE_P(ThreadTeam, WorkerContract,
                          testing::Values(MakeFixture<ThreadTeamFixture>()));
 INSTANTIATE_TEST_SUITE_P(PoolOf1, WorkerContract, testing::Values(MakeFixture<PoolFixture<1>>()));
+INSTANTIATE_TEST_SUITE_P(PoolThroughTheTemplate, WorkerContract,
+                         testing::Values(MakeFixture<TemplatePoolFixture>()));
 INSTANTIATE_TEST_SUITE_P(PoolOf4, WorkerContract, testing::Values(MakeFixture<PoolFixture<4>>()));
 INSTANTIATE_TEST_SUITE_P(ThreadPool, WorkerContract,
                          testing::Values(MakeFixture<ThreadPoolFixture>()));

@@ -13,15 +13,11 @@ Backlog::~Backlog() {
   while (spare_ != nullptr) delete std::exchange(spare_, spare_->next);
 }
 
-Job* Backlog::New() {
-  Job* job = spare_;
-  if (job == nullptr) {
-    job = new Job;
-  } else {
-    spare_ = std::exchange(job->next, nullptr);
-    --spare_count_;
-    job->since = absl::InfiniteDuration();
-  }
+Job* Backlog::TakeSpare() {
+  Job* const job = spare_;
+  if (job == nullptr) return nullptr;
+  spare_ = job->next;
+  --spare_count_;
   return job;
 }
 

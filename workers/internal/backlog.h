@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "absl/time/time.h"
+#include "workers/internal/item.h"
 #include "workers/worker.h"
 
 namespace workers::internal {
@@ -18,7 +19,7 @@ struct Job {
   Job* next = nullptr;      // in the backlog, or of the spare ones
   Job* previous = nullptr;  // in the backlog
   int64_t number = 0;       // in the order of acceptance
-  Work work = nullptr;
+  Item work;
   Work then = nullptr;
   std::shared_ptr<HandleState> handle = nullptr;
   // When it was accepted; infinite where it did not have to wait.
@@ -36,8 +37,7 @@ class Backlog {
   Job* first() const { return first_; }
   int64_t spare() const { return spare_count_; }  // jobs that are kept for reuse
 
-  // An empty job, which the caller owns. Throws bad_alloc, and then nothing has changed.
-  Job* New();
+  Job* TakeSpare();  // null: there is none
   // Keeps `job`, whose items are gone, as a spare one, or frees it: at most 4096 are kept, so that
   // the memory of a burst is given back.
   void Keep(Job* job);

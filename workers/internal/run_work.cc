@@ -14,20 +14,26 @@ struct Reported {};
 }  // namespace
 
 bool RunWork(Work& work, absl::string_view worker, const ErrorHandler& handler) {
-  ErrorReport report;
-  {
+  const auto run = [&work] {
     // On every way out, forced unwinding included, the captures die before anything else.
     absl::Cleanup destroy_captures = [&work] { work = nullptr; };
-    try {
-      std::move(work)();
-      return true;
-    } catch (const Reported&) {
-      return false;
-    } catch (...) {
-      ContinueForcedUnwinding();
-      report.status = CurrentExceptionStatus();
-      report.exception = std::current_exception();
-    }
+    std::move(work)();
+  };
+  return RunGuarded(run, worker, handler);
+}
+
+bool RunGuarded(absl::FunctionRef<void()> run, absl::string_view worker,
+                const ErrorHandler& handler) {
+  ErrorReport report;
+  try {
+    run();
+    return true;
+  } catch (const Reported&) {
+    return false;
+  } catch (...) {
+    ContinueForcedUnwinding();
+    report.status = CurrentExceptionStatus();
+    report.exception = std::current_exception();
   }
   report.worker = worker;
   Report(handler, report);

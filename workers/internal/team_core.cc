@@ -1,8 +1,7 @@
 #include "workers/internal/team_core.h"
 
-#include <bit>
+#include <new>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "workers/internal/make_status.h"
 #include "workers/internal/report.h"
@@ -11,29 +10,6 @@
 #include "workers/worker_scope.h"
 
 namespace workers::internal {
-namespace {
-
-// Whose step this thread is destroying, because the coordinator has refused it.
-using RefusedStep = ThreadLocalPointer<TeamCore>;
-
-}  // namespace
-
-class TeamCore::StepWork {
- public:
-  explicit StepWork(std::shared_ptr<TeamCore> core) : core_(std::move(core)) {}
-  StepWork(StepWork&&) noexcept = default;
-  ~StepWork() {
-    if (core_ != nullptr && RefusedStep::Get() != core_.get()) core_->StepWasDestroyed();
-  }
-  void operator()() && {
-    const std::shared_ptr<TeamCore> core = std::move(core_);
-    core->Decide();
-  }
-
- private:
-  std::shared_ptr<TeamCore> core_;
-};
-
 TeamCore::TeamCore(TeamOptions options)
     : name_(std::move(options.name)),
       already_quit_(AlreadyQuitError(name_)),
@@ -51,11 +27,31 @@ TeamCore::TeamCore(TeamOptions options)
       plan_(options.limits, options.clock != nullptr, options.throttle_wakeups),
       on_ended_(std::move(options.on_ended)) {}
 
+TeamCore::~TeamCore() { delete next_job_.load(); }
+
 // --- items come and go ----------------------------------------------------------------------
+
+Job* TeamCore::NewJob() {
+  if (Job* const job = next_job_.exchange(nullptr)) return job;
+  if (has_spare_.load(std::memory_order_relaxed)) {
+    MutexLock lock(mutex_);
+    if (Job* const job = backlog_.TakeSpare()) return job;
+  }
+  return new (std::nothrow) Job;
+}
+
+void TeamCore::KeepJob(Job* job) { delete next_job_.exchange(job); }
+
+// The next submission's, or one of the backlog's spare jobs.
+void TeamCore::KeepSpare(Job* job) {
+  if (next_job_.load(std::memory_order_relaxed) == nullptr) job = next_job_.exchange(job);
+  if (job != nullptr) backlog_.Keep(job);
+  has_spare_.store(backlog_.spare() > 0, std::memory_order_relaxed);
+}
 
 // The caller holds no reference to the core: as soon as the mutex is free the item may run, and
 // may be the end of the team.
-absl::Status TeamCore::Accept(Work&& work, Work&& then, WorkHandle* handle) {
+absl::Status TeamCore::Accept(Job* job, WorkHandle* handle) {
   std::shared_ptr<HandleState> state;
   if (handle != nullptr) {
     try {
@@ -81,19 +77,11 @@ absl::Status TeamCore::Accept(Work&& work, Work&& then, WorkHandle* handle) {
                         max_backlog_, " work items");
     }
     const bool must_wait = counts.idle <= counts.backlogged || IsWaking() || plan_.HasUndecided();
-    if (throttle_ && must_wait != waits)
+    if (throttle_ && must_wait != waits) {
       likely_to_wait_.store(must_wait, std::memory_order_relaxed);
-    if (must_wait && !waits) continue;  // once more, with the time
-    Job* job;
-    try {
-      job = backlog_.New();
-    } catch (const std::bad_alloc&) {
-      plan_.Refused();
-      return NoMemoryError(name_);
     }
+    if (must_wait && !waits) continue;  // once more, with the time
     job->number = number = next_number_++;
-    job->work = std::move(work);
-    if (then) job->then = std::move(then);
     job->since = now;
     if (state != nullptr) {
       state->job = job;
@@ -102,6 +90,9 @@ absl::Status TeamCore::Accept(Work&& work, Work&& then, WorkHandle* handle) {
       *handle = WorkHandle(std::move(state));
     }
     backlog_.PushBack(job);
+    if (next_job_.load(std::memory_order_relaxed) == nullptr) {
+      if (Job* const spare = backlog_.TakeSpare()) KeepSpare(spare);
+    }
     plan_.Accepted();
     has_backlog_.store(true);
     if (!CountInIfNeeded()) return absl::OkStatus();
@@ -109,58 +100,53 @@ absl::Status TeamCore::Accept(Work&& work, Work&& then, WorkHandle* handle) {
     break;
   }
   const absl::Status submitted = SubmitStepOrStatus();
-  bool taken_back = false;
+  bool is_taken_back = false;
   if (!submitted.ok()) {
-    if (IsAlreadyQuit(submitted)) taken_back = TakeBack(number, work, then);
+    if (IsAlreadyQuit(submitted)) is_taken_back = TakeBack(number);
     StepWasRefused(submitted);
   }
   CountOut();
-  return taken_back ? already_quit_ : absl::OkStatus();
+  return is_taken_back ? already_quit_ : absl::OkStatus();
 }
 
 // The coordinator is gone: takes back an item that no decision has seen. (By its number: it may
 // have run, and its job may be another item's by now.)
-bool TeamCore::TakeBack(int64_t number, Work& work, Work& then) {
+bool TeamCore::TakeBack(int64_t number) {
   std::shared_ptr<HandleState> handle;  // released without the mutex
   MutexLock lock(mutex_);
   Job* job = backlog_.first();
   while (job != nullptr && job->number != number) job = job->next;
   if (job == nullptr) return false;
   backlog_.Remove(job);
-  work = std::move(job->work);
-  then = std::move(job->then);
-  if (job->handle != nullptr) job->handle->awaitable.queued = false;
-  if (job->handle != nullptr) job->handle->job = nullptr;
   handle = std::move(job->handle);
-  backlog_.Keep(job);
+  if (handle != nullptr) {
+    handle->awaitable.queued = false;
+    handle->job = nullptr;
+  }
   plan_.TakenBack();
   return true;
 }
 
 bool TeamCore::TryCancel(HandleState& state) {
-  Work work, then;  // destroyed at the end, without the mutex
-  std::shared_ptr<HandleState> handle;
+  Job* job = nullptr;
   Record([&] {
     mutex_.AssertHeld();
-    Job* const job = std::exchange(state.job, nullptr);
+    job = std::exchange(state.job, nullptr);
     if (job == nullptr) return;
     state.awaitable.queued = false;
     backlog_.Remove(job);
-    work = std::move(job->work);
-    then = std::move(job->then);
-    handle = std::move(job->handle);
-    backlog_.Keep(job);
     plan_.Withdrawn();
   });
-  const bool cancelled = work != nullptr;
+  if (job == nullptr) return false;
   {
     Performing here(*this);
-    work = nullptr;
-    then = nullptr;
-    handle = nullptr;
+    job->work.Reset();
+    job->then = nullptr;
+    job->handle = nullptr;
   }
+  KeepJob(job);
   PerformPending();
-  return cancelled;
+  return true;
 }
 
 bool TeamCore::IsQueued(const HandleState& state) const {
@@ -322,184 +308,6 @@ bool TeamCore::IsOwnThread() const {
 void TeamCore::ReleaseOwnerParts() {
   create_worker_ = nullptr;
   coordinator_ = nullptr;
-}
-
-// --- facts, decisions -----------------------------------------------------------------------
-
-void TeamCore::Record(absl::FunctionRef<void()> fact) {
-  const std::shared_ptr<TeamCore> self = shared_from_this();
-  {
-    MutexLock lock(mutex_);
-    fact();
-    if (!CountInIfNeeded()) return;
-  }
-  if (const absl::Status status = SubmitStepOrStatus(); !status.ok()) StepWasRefused(status);
-  CountOut();
-}
-
-bool TeamCore::CountInIfNeeded() {
-  if (!plan_.NeedsDecision(IsWaking())) return false;
-  ++inside_;
-  return true;
-}
-
-// Has the coordinator decide. Not OK: it will not.
-absl::Status TeamCore::SubmitStepOrStatus() {
-  Work step = StepWork(shared_from_this());
-  absl::Status status;
-  try {
-    status = coordinator_->Do(std::move(step));
-  } catch (...) {
-    ContinueForcedUnwinding();
-    status = CurrentExceptionStatus();
-    Report(on_error_, name_, status);
-  }
-  TeamCore* const outer = RefusedStep::Get();
-  RefusedStep::Set(this);
-  step = nullptr;
-  RefusedStep::Set(outer);
-  return status;
-}
-
-// A coordinator that has quit will never decide again: either the team has ended and quit it
-// itself, or the steps' owner was destroyed. One that is full or out of memory is only bypassed.
-void TeamCore::StepWasRefused(const absl::Status& status) {
-  if (IsAlreadyQuit(status)) return WithoutCoordinator();
-  Decide();
-}
-
-void TeamCore::StepWasDestroyed() {
-  {
-    MutexLock lock(mutex_);
-    ++inside_;
-  }
-  WithoutCoordinator();
-  CountOut();
-}
-
-// Closes the team: the backlog is dropped and reported, and this thread decides.
-void TeamCore::WithoutCoordinator() {
-  Job* jobs;
-  {
-    MutexLock lock(mutex_);
-    if (ended_) return;
-    plan_.Quit();
-    jobs = TakeBacklog();
-    plan_.Dropped();
-  }
-  {
-    Performing here(*this);
-    DropItems(jobs, "the team's coordinator is gone");
-  }
-  Decide();
-}
-
-void TeamCore::Decide() {
-  const absl::Duration now = clock_ != nullptr ? Now() : absl::ZeroDuration();
-  Batch batch;
-  {
-    MutexLock lock(mutex_);
-    TeamEffects effects;
-    plan_.Decide(now, IsWaking(), effects);
-    TakeEffects(effects);
-    if (inside_ > 0) return;  // the first of them that counts itself out performs them
-    if (Performing* const outer = Performing::Find(*this)) {
-      outer->more = true;
-      return;
-    }
-    batch = std::exchange(pending_, Batch());
-    performing_ += batch.IsCounted();
-  }
-  Perform(batch);
-}
-
-void TeamCore::TakeEffects(TeamEffects& effects) {
-  PlannedWorker** last = &pending_.run;
-  while (*last != nullptr) last = &(*last)->next;
-  *last = effects.run;
-  for (PlannedWorker* at = effects.run; at != nullptr; at = at->next) {
-    auto& worker = static_cast<TeamWorker&>(*at);
-    worker.job = backlog_.TakeFirst();
-    StartItem(*worker.job, nullptr);
-    if (worker.in_then) continue;
-    worker.begun.store(false);
-    waking_ = &worker;
-  }
-  last = &pending_.retire;
-  while (*last != nullptr) last = &(*last)->next;
-  *last = effects.retire;
-  pending_.create |= effects.create;
-  if (effects.arm_id != 0) {
-    if (pending_.arm_count < pending_.arms.size()) {
-      pending_.arms[pending_.arm_count++] = {effects.arm_id, effects.arm_at};
-    } else {
-      plan_.TimerFired(effects.arm_id, absl::ZeroDuration());
-    }
-  }
-  if (effects.drop_backlog) pending_.dropped = TakeBacklog();
-  pending_.report_stall = pending_.report_stall || effects.report_stall;
-  pending_.end = pending_.end || effects.end;
-  has_backlog_.store(backlog_.first() != nullptr);
-}
-
-// What has come while this thread destroyed items.
-void TeamCore::PerformPending() {
-  {
-    MutexLock lock(mutex_);
-    ++inside_;
-  }
-  CountOut();
-}
-
-void TeamCore::CountOut() {
-  Batch batch;
-  bool over;
-  {
-    MutexLock lock(mutex_);
-    --inside_;
-    if (Performing* const outer = Performing::Find(*this)) {
-      outer->more = outer->more || !pending_.empty();
-    } else {
-      batch = std::exchange(pending_, Batch());
-      performing_ += batch.IsCounted();
-    }
-    over = IsOver();
-  }
-  if (!batch.empty()) Perform(batch);
-  if (over) TellTheEnd();
-}
-
-Job* TeamCore::TakeBacklog() {
-  for (Job* job = backlog_.first(); job != nullptr; job = job->next) {
-    if (job->handle == nullptr) continue;
-    job->handle->job = nullptr;
-    job->handle->awaitable.queued = false;
-  }
-  has_backlog_.store(false);
-  return backlog_.TakeAll();
-}
-
-// `here` runs it; null: its worker has not begun it yet.
-void TeamCore::StartItem(Job& job, Runner* here) {
-  if (job.handle == nullptr) return;
-  job.handle->job = nullptr;
-  job.handle->awaitable.queued = false;
-  job.handle->awaitable.runs_on = here == nullptr ? nullptr : &here->wait;
-}
-
-absl::Duration TeamCore::ReadClock(absl::FunctionRef<absl::Duration()> read) const {
-  absl::Duration now = absl::ZeroDuration();  // the plan uses the latest time that it has seen
-  const absl::Status thrown = CatchToStatus([&] { now = read(); });
-  if (!thrown.ok()) Report(on_error_, name_, thrown);
-  return now;
-}
-
-absl::Duration TeamCore::Now() const {
-  return clock_ == nullptr ? SteadyNow() : ReadClock([this] { return clock_->Now(); });
-}
-
-absl::Duration TeamCore::CoarseNow() const {
-  return clock_ == nullptr ? CoarseSteadyNow() : ReadClock([this] { return clock_->CoarseNow(); });
 }
 
 }  // namespace workers::internal

@@ -75,8 +75,14 @@ struct Runner {
 class TeamCore : public std::enable_shared_from_this<TeamCore> {
  public:
   explicit TeamCore(TeamOptions options);
+  ~TeamCore();
 
-  absl::Status Accept(Work&& work, Work&& then, WorkHandle* handle);
+  // An empty job, which the caller owns, without the mutex in the steady state; null: no memory.
+  Job* NewJob();
+  void KeepJob(Job* job);  // takes an empty job back
+  // Submits the items that were placed in `job`. OK: it is the team's; anything else: it is still
+  // the caller's, and so are the items. `handle`: where to put a handle, or null.
+  absl::Status Accept(Job* job, WorkHandle* handle);
   bool TryCancel(HandleState& state);
   bool IsQueued(const HandleState& state) const;
   absl::Status Quit();
@@ -148,7 +154,7 @@ class TeamCore : public std::enable_shared_from_this<TeamCore> {
   void CountOut();
   void WithoutCoordinator();
   void StepWasDestroyed();
-  bool TakeBack(int64_t number, Work& work, Work& then);
+  bool TakeBack(int64_t number);
 
   void Perform(Batch& batch);
   void PerformOnce(Batch& batch);
@@ -178,6 +184,7 @@ class TeamCore : public std::enable_shared_from_this<TeamCore> {
   bool IsOver() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return ended_ && inside_ == 0 && performing_ == 0;
   }
+  void KeepSpare(Job* job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Job* TakeBacklog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   static int64_t Destroy(Job* jobs);
 
@@ -199,6 +206,8 @@ class TeamCore : public std::enable_shared_from_this<TeamCore> {
 
   // Any thread.
   Atomic<const IWorker*> team_ = nullptr;  // null once it is destroyed
+  Atomic<Job*> next_job_ = nullptr;        // a spare one, for the next NewJob
+  Atomic<bool> has_spare_ = false;         // written under the mutex: the backlog has spare jobs
   Atomic<bool> has_backlog_ = false;       // written under the mutex; read by workers that wake
   Atomic<bool> likely_to_wait_ = false;    // the next item; only saves a second attempt
 

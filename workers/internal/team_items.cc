@@ -301,11 +301,12 @@ void TeamCore::RunItem(TeamWorker& worker, Job* job) {
     RunWork(then, name_, on_error_);
   };
   absl::Cleanup finish_by_force = finish;  // where the item ends its thread
+  const auto run = [&work = job->work] { work.Run(); };
   if (const IWorker* const team = team_.load(std::memory_order_acquire)) {
     WorkerScope scope(*team);
-    completed = RunWork(job->work, name_, on_error_);
+    completed = RunGuarded(run, name_, on_error_);
   } else {
-    completed = RunWork(job->work, name_, on_error_);
+    completed = RunGuarded(run, name_, on_error_);
   }
   finish();
 }
@@ -315,7 +316,7 @@ void TeamCore::DropItem(TeamWorker& worker) {
   Job* const job = std::exchange(worker.job, nullptr);
   {
     Performing here(*this);
-    job->work = nullptr;
+    job->work.Reset();
     job->then = nullptr;
     ReportDropped(on_error_, name_, 1, "its worker destroyed it");
   }
@@ -334,7 +335,7 @@ void TeamCore::Finished(TeamWorker& worker, Job* job, int64_t TeamStatistics::* 
     worker.in_then = in_then;
     worker.begun.store(true);
     if (waking_ == &worker) waking_ = nullptr;
-    backlog_.Keep(job);
+    KeepSpare(job);
     if (plan_.Finished(worker, counter, now, here != nullptr)) {
       here->next = backlog_.TakeFirst();
       StartItem(*here->next, nullptr);

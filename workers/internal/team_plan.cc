@@ -1,19 +1,18 @@
 #include "workers/internal/team_plan.h"
 
 #include <algorithm>
-#include <bit>
 #include <limits>
 #include <utility>
 
 namespace workers::internal {
-namespace {
-
-constexpr absl::Duration kMaxRetryDelay = absl::Seconds(1);
-
-}  // namespace
 
 TeamPlan::TeamPlan(const TeamLimits& limits, bool has_clock, bool throttle)
-    : limits_(limits), has_clock_(has_clock), throttle_(throttle), look_(true) {
+    : limits_(limits),
+      has_clock_(has_clock),
+      throttle_(throttle),
+      backoff_(limits.retry_after, has_clock),
+      look_(true),
+      stall_(limits.stall_warning) {
   requests_.reserve(8);
 }
 
@@ -22,8 +21,8 @@ TeamPlan::TeamPlan(const TeamLimits& limits, bool has_clock, bool throttle)
 void TeamPlan::Accepted() {
   ++counts_.accepted;
   ++counts_.backlogged;
-  if (!held_) timers_refused_ = false;
-  if (held_ && (!has_clock_ || timers_refused_)) {  // no timer will retry
+  if (!backoff_.is_held()) timers_refused_ = false;
+  if (backoff_.is_held() && (!has_clock_ || timers_refused_)) {  // no timer will retry
     if (!has_clock_ || counts_.live == 0) AllowCreation();
     look_ = true;
   }
@@ -55,7 +54,7 @@ bool TeamPlan::Finished(PlannedWorker& worker, int64_t TeamStatistics::* counter
   ++(counts_.*counter);
   worker.worked = true;
   refused_in_a_row_ = 0;
-  stalled_since_ = absl::InfiniteDuration();
+  stall_.Moved();
   const bool leaves = leaving_ > 0 && !IsLast();
   if (throttle_ && may_continue && counts_.backlogged > 0 && requests_.empty() && !leaves) {
     --counts_.backlogged;
@@ -78,17 +77,14 @@ bool TeamPlan::Finished(PlannedWorker& worker, int64_t TeamStatistics::* counter
 
 void TeamPlan::Created(int slot, PlannedWorker& worker, absl::Duration now) {
   See(now);
-  const uint32_t bit = uint32_t{1} << slot;
-  const bool leaves = (marked_slots_ & bit) != 0;
-  if (grown_slots_ & bit) ++grown_;
-  FreeSlot(slot);
-  ++counts_.live;
+  const CreationSlots::Freed freed = slots_.Free(slot);
+  grown_ += freed.grown;
+  --counts_.starting;
   ++counts_.workers_created;
-  AllowCreation();
-  probing_ = false;
-  retry_delay_ = absl::ZeroDuration();
+  backoff_.Worked();
+  timers_refused_ = false;
   look_ = true;
-  if (leaves) {
+  if (freed.marked) {
     ++counts_.idle;
     Push(worker, leavers_);
   } else {
@@ -98,7 +94,9 @@ void TeamPlan::Created(int slot, PlannedWorker& worker, absl::Duration now) {
 
 void TeamPlan::CreationFailed(int slot, Failure failure, absl::Duration now) {
   See(now);
-  FreeSlot(slot);
+  slots_.Free(slot);
+  --counts_.starting;
+  --counts_.live;
   if (failure == Failure::kError) ++counts_.creation_failures;
   HoldCreation();
 }
@@ -123,40 +121,30 @@ void TeamPlan::WorkerEnded() {
 
 void TeamPlan::Blocked(int change) {
   counts_.blocked += change;
-  stalled_since_ = absl::InfiniteDuration();
+  stall_.Moved();
   if (counts_.backlogged > 0) look_ = true;
 }
 
-void TeamPlan::Request(const Sizing& sizing) { requests_.push_back(sizing); }
+void TeamPlan::Quit() {
+  // If no worker is there, one more creation decides whether the backlog runs.
+  if (!quit_ && counts_.live == 0 && counts_.backlogged > 0) AllowCreation();
+  quit_ = look_ = true;
+}
 
 void TeamPlan::TimerFired(int64_t id, absl::Duration now) {
   See(now);
-  for (int i = 0; i < timer_count_; ++i) {
-    if (timers_[i].id != id) continue;
-    std::move(timers_.begin() + i + 1, timers_.begin() + timer_count_, timers_.begin() + i);
-    --timer_count_;
-    look_ = true;
-    return;
-  }
+  if (timers_.Remove(id)) look_ = true;
 }
 
 void TeamPlan::TimerRefused(int64_t id) {
-  for (int i = 0; i < timer_count_; ++i) {
-    if (timers_[i].id != id) continue;
-    std::move(timers_.begin() + i + 1, timers_.begin() + timer_count_, timers_.begin() + i);
-    --timer_count_;
-    timers_refused_ = true;
-    return;
-  }
+  if (timers_.Remove(id)) timers_refused_ = true;
 }
-
-void TeamPlan::See(absl::Duration now) { now_ = std::max(now_, now); }
 
 TeamPlan::Size TeamPlan::AfterRequests() const {
   Size size = {Staying() + to_grow_, limits_.min_workers, limits_.soft_limit};
   const int64_t wanted = std::min<int64_t>(
       WantedFor(counts_.backlogged), int64_t{limits_.soft_limit} - counts_.live + counts_.blocked);
-  int64_t staying = size.staying + (held_ ? 0 : std::max<int64_t>(0, wanted));
+  int64_t staying = size.staying + (backoff_.is_held() ? 0 : std::max<int64_t>(0, wanted));
   for (const Sizing& request : requests_) {
     switch (request.kind) {
       case Sizing::kGrow:
@@ -181,24 +169,24 @@ TeamPlan::Size TeamPlan::AfterRequests() const {
 bool TeamPlan::NeedsDecision(bool waking) const {
   if (ended_) return false;
   if (HasUndecided()) return true;
-  if (held_ && now_ >= retry_at_) return true;
+  if (backoff_.IsOver(now_)) return true;
   const bool wake_is_free = !throttle_ || !waking;
-  if (newest_idle_ != nullptr && (quit_ || (counts_.backlogged > 0 && wake_is_free))) return true;
+  if (!idle_.empty() && (quit_ || (counts_.backlogged > 0 && wake_is_free))) return true;
   if (leaving_ > counts_.busy) return true;
   if (quit_ && counts_.live == 0) return true;
   if (WantedFor(counts_.backlogged) > 0 &&
-      (MayCreate() || (MayGrow() && !HasTimerBy(next_growth_)))) {
+      (MayCreate() || (MayGrow() && !timers_.HasOneBy(next_growth_)))) {
     return true;
   }
   if (MustArmRelease()) return true;
-  return IsStalled() && stalled_since_ == absl::InfiniteDuration();
+  return IsStalled() && !stall_.has_begun();
 }
 
 void TeamPlan::Decide(absl::Duration now, bool waking, TeamEffects& effects) {
   if (ended_) return;
   See(now);
   look_ = false;
-  if (held_ && now_ >= retry_at_) AllowCreation();
+  if (backoff_.IsOver(now_)) AllowCreation();
   for (const Sizing& request : requests_) {
     if (request.accepted > decided_accepted_) {
       decided_accepted_ = request.accepted;
@@ -219,12 +207,9 @@ void TeamPlan::Decide(absl::Duration now, bool waking, TeamEffects& effects) {
   Serve(counts_.backlogged, waking, effects);
   while (leaving_ > counts_.busy) {
     --leaving_;
-    if (oldest_idle_ == nullptr) continue;
-    PlannedWorker& worker = *oldest_idle_;
-    RemoveIdle(worker);
-    Retire(worker, effects);
+    if (!idle_.empty()) RetireOldest(effects);
   }
-  while (!quit_ && !held_ && FreeSlots() > 0 && Staying() < limits_.min_workers &&
+  while (!quit_ && !backoff_.is_held() && FreeSlots() > 0 && Staying() < limits_.min_workers &&
          counts_.live < limits_.hard_limit) {
     Create(effects);
   }
@@ -233,11 +218,8 @@ void TeamPlan::Decide(absl::Duration now, bool waking, TeamEffects& effects) {
   DecideRelease(effects);
   DecideStall(effects);
   if (quit_) DecideEnd(effects);
-  if (held_ && retry_at_ != absl::InfiniteDuration()) WakeAt(retry_at_, effects);
-  if (effects.arm_at == absl::InfiniteDuration()) return;
-  if (timer_count_ == static_cast<int>(timers_.size())) --timer_count_;  // that one becomes stale
-  effects.arm_id = ++last_timer_id_;
-  timers_[timer_count_++] = {effects.arm_id, effects.arm_at};
+  WakeAt(backoff_.retry_at(), effects);
+  if (effects.arm_at != absl::InfiniteDuration()) effects.arm_id = timers_.Arm(effects.arm_at);
 }
 
 void TeamPlan::Apply(const Sizing& request, TeamEffects& effects) {
@@ -273,7 +255,7 @@ void TeamPlan::ApplyGrow(int n) {
 int TeamPlan::Unmark(int n) {
   int taken_back = std::clamp(n, 0, leaving_);
   leaving_ -= taken_back;
-  for (; taken_back < n && marked_slots_ != 0; ++taken_back) marked_slots_ &= marked_slots_ - 1;
+  while (taken_back < n && slots_.Unmark()) ++taken_back;
   return taken_back;
 }
 
@@ -283,25 +265,17 @@ void TeamPlan::ApplyShrink(int n, TeamEffects& effects) {
   const int not_begun = std::min(n, to_grow_);
   to_grow_ -= not_begun;
   n -= not_begun;
-  while (n > 0 && oldest_idle_ != nullptr) {
-    PlannedWorker& worker = *oldest_idle_;
-    RemoveIdle(worker);
-    Retire(worker, effects);
-    --n;
-  }
+  for (; n > 0 && !idle_.empty(); --n) RetireOldest(effects);
   const int busy = std::min(n, counts_.busy - leaving_);
   leaving_ += busy;
   n -= busy;
-  for (uint32_t unmarked = slots_ & ~marked_slots_; n > 0 && unmarked != 0; --n) {
-    const uint32_t newest = std::bit_floor(unmarked);
-    marked_slots_ |= newest;
-    unmarked &= ~newest;
-  }
+  while (n > 0 && slots_.Mark()) --n;
 }
 
 void TeamPlan::StartGrown(TeamEffects& effects) {
   if (quit_) to_grow_ = 0;
-  while (to_grow_ > 0 && !held_ && FreeSlots() > 0 && counts_.live < limits_.hard_limit) {
+  while (to_grow_ > 0 && !backoff_.is_held() && FreeSlots() > 0 &&
+         counts_.live < limits_.hard_limit) {
     --to_grow_;
     Create(effects);
   }
@@ -312,8 +286,8 @@ void TeamPlan::StartGrown(TeamEffects& effects) {
 void TeamPlan::Serve(int64_t items, bool& waking, TeamEffects& effects) {
   PlannedWorker** last = &effects.run;
   while (*last != nullptr) last = &(*last)->next;
-  while (items > 0 && newest_idle_ != nullptr && !(throttle_ && waking)) {
-    PlannedWorker& worker = *newest_idle_;
+  while (items > 0 && !idle_.empty() && !(throttle_ && waking)) {
+    PlannedWorker& worker = *idle_.newest();
     RemoveIdle(worker);
     ++counts_.busy;
     --counts_.backlogged;
@@ -338,9 +312,7 @@ void TeamPlan::DecideGrowth(TeamEffects& effects) {
   const absl::Duration interval = absl::Seconds(1 / limits_.growth_per_second);
   if (next_growth_ == absl::InfiniteDuration()) next_growth_ = now_ + interval;
   if (next_growth_ <= now_ && FreeSlots() > 0) {
-    const uint32_t before = slots_;
-    Create(effects);
-    grown_slots_ |= slots_ & ~before;
+    Create(effects, /*grown=*/true);
     --wanted;
     next_growth_ = now_ + interval;
   }
@@ -350,57 +322,40 @@ void TeamPlan::DecideGrowth(TeamEffects& effects) {
 void TeamPlan::DecideRelease(TeamEffects& effects) {
   if (limits_.idle_timeout == absl::InfiniteDuration() || quit_) return;
   release_deferred_ = false;
-  if (oldest_idle_ == nullptr || Staying() <= limits_.min_workers) return;
+  if (idle_.empty() || Staying() <= limits_.min_workers) return;
   release_deferred_ = counts_.backlogged > 0;
   if (release_deferred_) return;
-  while (oldest_idle_ != nullptr && Staying() > limits_.min_workers &&
-         oldest_idle_->idle_since + limits_.idle_timeout <= now_) {
-    PlannedWorker& worker = *oldest_idle_;
-    RemoveIdle(worker);
-    Retire(worker, effects);
+  while (!idle_.empty() && Staying() > limits_.min_workers &&
+         idle_.oldest()->idle_since + limits_.idle_timeout <= now_) {
+    RetireOldest(effects);
   }
-  if (MustArmRelease()) WakeAt(oldest_idle_->idle_since + limits_.idle_timeout, effects);
+  if (MustArmRelease()) WakeAt(idle_.oldest()->idle_since + limits_.idle_timeout, effects);
 }
 
 void TeamPlan::DecideStall(TeamEffects& effects) {
-  if (!IsStalled()) {
-    stalled_since_ = absl::InfiniteDuration();
-    return;
-  }
-  if (stalled_since_ == absl::InfiniteDuration()) {
-    stalled_since_ = now_;
-    stall_reported_ = false;
-  }
-  if (stall_reported_) return;
-  if (stalled_since_ + limits_.stall_warning > now_) {
-    return WakeAt(stalled_since_ + limits_.stall_warning, effects);
-  }
-  stall_reported_ = true;
-  effects.report_stall = true;
+  if (!IsStalled()) return stall_.Moved();
+  effects.report_stall = stall_.Look(now_);
+  WakeAt(stall_.due(), effects);
 }
 
 void TeamPlan::DecideEnd(TeamEffects& effects) {
   if (counts_.backlogged > 0) {
     // A worker performs it, or will be created; or there is none and none can be created.
-    const bool will_grow =
-        next_growth_ != absl::InfiniteDuration() && !held_ && !timers_refused_ && has_clock_;
+    const bool will_grow = next_growth_ != absl::InfiniteDuration() && !backoff_.is_held() &&
+                           !timers_refused_ && has_clock_;
     if (counts_.live > 0 || will_grow) return;
     effects.drop_backlog = true;
     Dropped();
     look_ = false;
   }
-  while (oldest_idle_ != nullptr) {
-    PlannedWorker& worker = *oldest_idle_;
-    RemoveIdle(worker);
-    Retire(worker, effects);
-  }
+  while (!idle_.empty()) RetireOldest(effects);
   if (counts_.live > 0) return;
   ended_ = true;
   effects.end = true;
 }
 
 void TeamPlan::WakeAt(absl::Duration when, TeamEffects& effects) {
-  if (!has_clock_ || timers_refused_ || HasTimerBy(when)) return;
+  if (!has_clock_ || timers_refused_ || timers_.HasOneBy(when)) return;
   effects.arm_at = std::min(effects.arm_at, when);
 }
 
@@ -408,25 +363,16 @@ void TeamPlan::WakeAt(absl::Duration when, TeamEffects& effects) {
 void TeamPlan::HoldCreation() {
   to_grow_ = 0;
   look_ = true;
-  if (held_) return;
-  held_ = probing_ = true;
-  retry_at_ = absl::InfiniteDuration();
-  if (!has_clock_) return;
-  retry_delay_ = retry_delay_ == absl::ZeroDuration() ? limits_.retry_after
-                                                      : std::min(retry_delay_ * 2, kMaxRetryDelay);
-  retry_at_ = now_ + retry_delay_;
+  backoff_.Failed(now_);
 }
 
 void TeamPlan::AllowCreation() {
-  held_ = false;
+  backoff_.Allow();
   timers_refused_ = false;
-  retry_at_ = absl::InfiniteDuration();
 }
 
-void TeamPlan::Create(TeamEffects& effects) {
-  const uint32_t bit = uint32_t{1} << std::countr_one(slots_);
-  slots_ |= bit;
-  effects.create |= bit;
+void TeamPlan::Create(TeamEffects& effects, bool grown) {
+  effects.create |= uint32_t{1} << slots_.Take(grown);
   ++counts_.starting;
   ++counts_.live;
 }
@@ -436,22 +382,23 @@ void TeamPlan::Retire(PlannedWorker& worker, TeamEffects& effects) {
   Push(worker, effects.retire);
 }
 
+void TeamPlan::RetireOldest(TeamEffects& effects) {
+  PlannedWorker& worker = *idle_.oldest();
+  RemoveIdle(worker);
+  Retire(worker, effects);
+}
+
 // --- what the decisions look at -------------------------------------------------------------
 
 bool TeamPlan::MayCreate() const {
-  return !held_ && FreeSlots() > 0 && counts_.live < limits_.hard_limit &&
+  return !backoff_.is_held() && FreeSlots() > 0 && counts_.live < limits_.hard_limit &&
          counts_.live - counts_.blocked < limits_.soft_limit;
-}
-
-bool TeamPlan::MayGrow() const {
-  return limits_.growth_per_second > 0 && !held_ && !timers_refused_ &&
-         counts_.live < limits_.hard_limit;
 }
 
 // Is a busy worker the only one that can serve the items that wait, now and after it has left?
 bool TeamPlan::IsLast() const {
   const int others = counts_.live - 1;
-  const bool is_replaced = counts_.accepted > no_worker_before_ && !held_ &&
+  const bool is_replaced = counts_.accepted > no_worker_before_ && !backoff_.is_held() &&
                            others < limits_.hard_limit &&
                            others - counts_.blocked < limits_.soft_limit;
   return counts_.backlogged > 0 && counts_.busy == 1 &&
@@ -459,29 +406,21 @@ bool TeamPlan::IsLast() const {
 }
 
 bool TeamPlan::IsStalled() const {
-  return limits_.stall_warning != absl::InfiniteDuration() && counts_.backlogged > 0 &&
-         counts_.busy > 0 && counts_.blocked >= counts_.busy && counts_.idle == 0;
+  return stall_.is_enabled() && counts_.backlogged > 0 && counts_.busy > 0 &&
+         counts_.blocked >= counts_.busy && counts_.idle == 0;
 }
 
 bool TeamPlan::MustArmRelease() const {
   if (limits_.idle_timeout == absl::InfiniteDuration() || quit_ || timers_refused_ ||
-      oldest_idle_ == nullptr || Staying() <= limits_.min_workers || counts_.backlogged > 0) {
+      idle_.empty() || Staying() <= limits_.min_workers || counts_.backlogged > 0) {
     return false;
   }
-  return !HasTimerBy(oldest_idle_->idle_since + limits_.idle_timeout);
-}
-
-bool TeamPlan::HasTimerBy(absl::Duration when) const {
-  if (when == absl::InfiniteDuration()) return false;
-  for (int i = 0; i < timer_count_; ++i) {
-    if (timers_[i].when <= when) return true;
-  }
-  return false;
+  return !timers_.HasOneBy(idle_.oldest()->idle_since + limits_.idle_timeout);
 }
 
 // How many workers are still to be created for the first `items` items of the backlog.
 int64_t TeamPlan::WantedFor(int64_t items) const {
-  const int64_t coming = int64_t{UnmarkedStarting()} + to_grow_;
+  const int64_t coming = int64_t{slots_.used()} - slots_.marked() + to_grow_;
   const int64_t newer = counts_.accepted - no_worker_before_;
   const int64_t wanted = std::min(items - counts_.idle - coming, newer);
   if (wanted > 0 || items == 0) return wanted;
@@ -491,42 +430,18 @@ int64_t TeamPlan::WantedFor(int64_t items) const {
 int TeamPlan::Staying() const {
   int leavers = 0;
   for (const PlannedWorker* worker = leavers_; worker != nullptr; worker = worker->next) ++leavers;
-  return counts_.live - counts_.ending - leaving_ - leavers - std::popcount(marked_slots_);
-}
-
-int TeamPlan::FreeSlots() const {
-  if (probing_) return slots_ == 0 ? 1 : 0;
-  return kMaxStarting - std::popcount(slots_);
-}
-
-int TeamPlan::UnmarkedStarting() const { return std::popcount(slots_ & ~marked_slots_); }
-
-void TeamPlan::Push(PlannedWorker& worker, PlannedWorker*& list) {
-  worker.next = std::exchange(list, &worker);
+  return counts_.live - counts_.ending - leaving_ - leavers - slots_.marked();
 }
 
 void TeamPlan::PushIdle(PlannedWorker& worker) {
   ++counts_.idle;
   worker.idle_since = now_;
-  worker.next = nullptr;
-  worker.previous = newest_idle_;
-  (newest_idle_ == nullptr ? oldest_idle_ : newest_idle_->next) = &worker;
-  newest_idle_ = &worker;
+  idle_.PushNewest(worker);
 }
 
 void TeamPlan::RemoveIdle(PlannedWorker& worker) {
   --counts_.idle;
-  (worker.previous == nullptr ? oldest_idle_ : worker.previous->next) = worker.next;
-  (worker.next == nullptr ? newest_idle_ : worker.next->previous) = worker.previous;
-}
-
-void TeamPlan::FreeSlot(int slot) {
-  const uint32_t bit = uint32_t{1} << slot;
-  slots_ &= ~bit;
-  marked_slots_ &= ~bit;
-  grown_slots_ &= ~bit;
-  --counts_.starting;
-  --counts_.live;
+  idle_.Remove(worker);
 }
 
 }  // namespace workers::internal

@@ -3,23 +3,20 @@
 #ifndef WORKERS_INTERNAL_TEAM_PLAN_H_
 #define WORKERS_INTERNAL_TEAM_PLAN_H_
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "workers/internal/armed_timers.h"
+#include "workers/internal/creation_backoff.h"
+#include "workers/internal/creation_slots.h"
+#include "workers/internal/idle_list.h"
+#include "workers/internal/stall_watch.h"
 #include "workers/team_options.h"
 
 namespace workers::internal {
-
-// One worker, as the plan sees it. Owned by the Team, which derives its own record from it.
-struct PlannedWorker {
-  absl::Duration idle_since = absl::ZeroDuration();
-  PlannedWorker* next = nullptr;  // in the list of idle workers, or of an effect
-  PlannedWorker* previous = nullptr;
-  bool worked = false;   // has begun an item at least once
-  bool in_then = false;  // counts as idle, and its thread is awake
-};
 
 // What one decision asks for. No two effects of one decision, or of two decisions, depend on the
 // order in which they are performed.
@@ -48,8 +45,6 @@ struct TeamEffects {
 // effect (team_plan_test.cc enumerates this).
 class TeamPlan {
  public:
-  static constexpr int kMaxStarting = 16;  // creations under way at the same time
-
   TeamPlan(const TeamLimits& limits, bool has_clock, bool throttle);
 
   // --- facts: items
@@ -75,7 +70,7 @@ class TeamPlan {
   void Grow(int n) { Request({Sizing::kGrow, n, 0, counts_.accepted}); }
   void Shrink(int n) { Request({Sizing::kShrink, n, 0, counts_.accepted}); }
   void SetSize(int min, int soft) { Request({Sizing::kSetSize, min, soft, counts_.accepted}); }
-  void Quit() { quit_ = look_ = true; }
+  void Quit();
   void Look() { look_ = true; }
 
   // --- facts: time. A timer that is not among those that are armed is stale, and ignored.
@@ -106,13 +101,9 @@ class TeamPlan {
     int soft;          // for SetSize
     int64_t accepted;  // items before it
   };
-  struct Timer {
-    int64_t id;
-    absl::Duration when;
-  };
 
-  void Request(const Sizing& sizing);
-  void See(absl::Duration now);
+  void Request(const Sizing& sizing) { requests_.push_back(sizing); }
+  void See(absl::Duration now) { now_ = std::max(now_, now); }
   void Apply(const Sizing& sizing, TeamEffects& effects);
   void ApplyGrow(int n);
   int Unmark(int n);
@@ -125,23 +116,28 @@ class TeamPlan {
   void WakeAt(absl::Duration when, TeamEffects& effects);
   void HoldCreation();
   void AllowCreation();
-  void Create(TeamEffects& effects);
+  void Create(TeamEffects& effects, bool grown = false);
   void Retire(PlannedWorker& worker, TeamEffects& effects);
+  void RetireOldest(TeamEffects& effects);
   bool MayCreate() const;
   bool IsLast() const;
   bool IsStalled() const;
   bool MustArmRelease() const;
-  bool HasTimerBy(absl::Duration when) const;
-  bool MayGrow() const;
+  bool MayGrow() const {
+    return limits_.growth_per_second > 0 && !backoff_.is_held() && !timers_refused_ &&
+           counts_.live < limits_.hard_limit;
+  }
   int64_t WantedFor(int64_t items) const;
   int Staying() const;
-  int FreeSlots() const;
-  int UnmarkedStarting() const;
+  int FreeSlots() const {
+    return (backoff_.is_probing() ? 1 : CreationSlots::kMax) - slots_.used();
+  }
   void PushIdle(PlannedWorker& worker);
   void RemoveIdle(PlannedWorker& worker);
-  void FreeSlot(int slot);
   void StartGrown(TeamEffects& effects);
-  void Push(PlannedWorker& worker, PlannedWorker*& list);
+  static void Push(PlannedWorker& worker, PlannedWorker*& list) {
+    worker.next = std::exchange(list, &worker);
+  }
 
   TeamLimits limits_;
   const bool has_clock_;
@@ -149,11 +145,9 @@ class TeamPlan {
   TeamStatistics counts_;  // the truth, not a copy
   absl::Duration now_ = absl::ZeroDuration();
 
-  PlannedWorker* oldest_idle_ = nullptr;
-  PlannedWorker* newest_idle_ = nullptr;
-  uint32_t slots_ = 0;                // creations under way
-  uint32_t marked_slots_ = 0;         // of these: the worker leaves as soon as it is created
-  uint32_t grown_slots_ = 0;          // of these: for growth_per_second
+  IdleList idle_;
+  CreationBackoff backoff_;
+  CreationSlots slots_;
   PlannedWorker* leavers_ = nullptr;  // are to be retired; count as idle until then
   int leaving_ = 0;                   // busy workers that leave when their items have ended
   int grown_ = 0;             // workers that growth_per_second created, above the soft limit
@@ -165,21 +159,12 @@ class TeamPlan {
   // Items before this one do not have a worker created: a Shrink came after them.
   int64_t no_worker_before_ = 0;
 
-  bool look_ = false;     // a fact that needs a decision
-  bool held_ = false;     // a creation has failed: nothing is created before the retry
-  bool probing_ = false;  // after a failure, until one works: one creation at a time
+  bool look_ = false;  // a fact that needs a decision
+  ArmedTimers timers_;
   bool timers_refused_ = false;
   bool release_deferred_ = false;  // until the backlog is empty
-  absl::Duration retry_delay_ = absl::ZeroDuration();
-  absl::Duration retry_at_ = absl::InfiniteDuration();
   absl::Duration next_growth_ = absl::InfiniteDuration();
-  absl::Duration stalled_since_ = absl::InfiniteDuration();
-  bool stall_reported_ = false;
-
-  // Armed and not fired, the earliest last. A clock cannot cancel: a later one stays and serves.
-  std::array<Timer, 4> timers_ = {};
-  int timer_count_ = 0;
-  int64_t last_timer_id_ = 0;
+  StallWatch stall_;
 
   bool quit_ = false;
   bool ended_ = false;  // `end` was decided
