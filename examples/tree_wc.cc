@@ -1,21 +1,21 @@
 // tree_wc DIR...: counts the lines, words and bytes of every regular file below the directories.
 //
 // It prints what `find DIR... -type f -print0 | sort -z` and `wc --files0-from` print, in the
-// C locale, byte for byte. Reading blocks, so a pool of threads reads; what they counted is put
-// in order and printed by one exclusive worker, a SerialWorker, which takes its turns on the same
-// threads. Nothing else is shared, so there is no mutex in this program and no thread but theirs.
+// C locale, byte for byte. Reading blocks, so a pool of threads reads the files. One exclusive
+// worker, a SerialWorker on the same pool, collects the counts and prints them in order. The
+// threads share nothing else, so this program has no mutex, and no threads but the pool's.
 //
-//     main              list the files, sort them, start the pool; then wait
+//     main              lists the files, sorts them, starts the pool; then waits
 //      |
-//      | Do             Printer::Begin: hand out as many files as the window holds
+//      | Do             Printer::Begin: submits as many files as the window holds
 //      v
 //     printer  <--+
-//      |          |     Do: Printer::Finish: keep the counts, print those whose turn it is,
-//      | Do       |         hand out as many files as were printed
+//      |          |     Do: Printer::Finish: keeps the counts, prints those that are next in
+//      | Do       |         order, submits as many files as it has printed
 //      v          |
 //     pool  ------+     CountFile
 //
-// Exit status: 0; 1 if something could not be read or written; 2 for a wrong call.
+// Exit status: 0; 1 if something could not be read or written; 2 for wrong arguments.
 
 #include <algorithm>
 #include <array>
@@ -47,8 +47,9 @@ namespace {
 
 using workers::AssertDoneBy;
 
-// How many files are handed out and not printed, at most. The printer's turn comes after the files
-// that were handed out before it; with few, the threads would often sleep until then.
+// Maximum number of files that are submitted and not yet printed. The printer's slice is queued
+// behind the files that were submitted before it; with a small window the threads would often
+// sleep until it runs.
 constexpr size_t kWindow = 1024;
 
 // One line on stderr. Any thread.
@@ -56,28 +57,28 @@ void Complain(const absl::Status& status) {
   absl::FPrintF(stderr, "tree_wc: %s\n", status.message());
 }
 
-// For what cannot fail here. A work that is refused would leave a file that nobody ever prints,
-// and main waiting for it.
+// For operations that cannot fail here. If a work item were refused, its file would never be
+// printed, and main would wait forever.
 void Must(const absl::Status& status) {
   if (status.ok()) return;
   Complain(status);
   std::abort();
 }
 
-// A work that throws (there is no memory left) would do the same. A thread that cannot be started
-// only leaves more to the others.
+// An item that throws (there is no memory left) would have the same consequence. A thread that
+// cannot be started only leaves more files to the others.
 void OnError(const workers::ErrorReport& report) {
   Complain(report.status);
   if (report.exception != nullptr || report.dropped > 0) std::abort();
 }
 
-// A pool of a thread for each processor, or as many as can be started; an error if none can. All
-// are started here, and none as work comes: one that fails would be tried again with every file.
+// A pool with one thread per processor, or as many as can be started; an error if none can. All
+// threads are created here and none later.
 //
-// Its backlog has room for the window and for the printer, which asks for one turn at a time. So
-// it refuses nothing: what it would have to refuse is not handed out.
+// The backlog has room for the window and for the printer, which has at most one slice in it. So
+// the pool never refuses an item: the printer does not submit more than the window holds.
 absl::StatusOr<std::unique_ptr<workers::Team>> StartPool() {
-  // At least two: one may wait for whoever reads our output while the other one counts.
+  // At least two: one may block on our output, which another process reads, while another counts.
   const int threads = std::max(2, static_cast<int>(std::thread::hardware_concurrency()));
   auto pool = workers::MakePool(
       {.name = "reader",
@@ -90,13 +91,13 @@ absl::StatusOr<std::unique_ptr<workers::Team>> StartPool() {
   return pool;
 }
 
-// Has the files of a list counted by a pool, and prints the counts in the order of the list.
+// Counts the files of a list on a pool, and prints the counts in the order of the list.
 //
-// Threads: Print is called once, by the thread that made the Printer. All else is works of
-// `worker_`, on whichever thread of the pool has its turn. Nobody but Print waits for a file.
+// Threads: Print is called once, by the thread that made the Printer. All other private functions
+// run in work items of `worker_`, on any thread of the pool. Only Print waits for a file.
 //
-// Files are handed out in order, and at most kWindow are handed out and not printed. A file that
-// takes long fills the window, the pool becomes idle, and memory does not grow.
+// Files are submitted in order, and at most kWindow are submitted and not printed. While one file
+// takes long, the window fills, the pool becomes idle, and memory does not grow.
 class Printer {
  public:
   // `files` must outlive the printer. The pool must be one of StartPool.
@@ -107,13 +108,13 @@ class Printer {
   bool Print();
 
  private:
-  // Works.
+  // Each runs as a work item of worker_.
   void Begin();
   void Finish(size_t index, FileCounts counted);
 
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
-  void HandOutFiles() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
-  void HandOut(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
+  void SubmitFiles() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
+  void SubmitFile(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
   void PrintFinished() ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
   void PrintFile(size_t index, const FileCounts& counted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(worker_);
   void PrintRow(const Counts& counts, absl::string_view name)
@@ -123,15 +124,15 @@ class Printer {
   const int number_width_;
   std::promise<bool> ok_;  // what Print waits for
 
-  // printed_ <= handed_out_ <= printed_ + kWindow
-  size_t handed_out_ ABSL_GUARDED_BY(worker_) = 0;
+  // printed_ <= submitted_ <= printed_ + kWindow
+  size_t submitted_ ABSL_GUARDED_BY(worker_) = 0;
   size_t printed_ ABSL_GUARDED_BY(worker_) = 0;
   std::array<std::optional<FileCounts>, kWindow> window_ ABSL_GUARDED_BY(worker_);  // by index
   Counts total_ ABSL_GUARDED_BY(worker_);
   bool all_read_ ABSL_GUARDED_BY(worker_) = true;
   int write_errno_ ABSL_GUARDED_BY(worker_) = 0;  // of the first write that failed
 
-  // Destroyed first: the worker, then what it stands on.
+  // Destroyed in this order: the worker, its group, the pool that both use.
   const std::unique_ptr<workers::Team> pool_;
   workers::SerialGroup group_{*pool_, {.name = "printer", .on_error = OnError}};
   workers::SerialWorker worker_{group_};
@@ -140,7 +141,7 @@ class Printer {
 bool Printer::Print() {
   Must(worker_.Do([this] { Begin(); }));
   const bool ok = ok_.get_future().get();
-  // All is printed, but the last works may still be leaving this object.
+  // All is printed, but the last items may still be using this object.
   Must(pool_->Quit());
   Must(pool_->Join());
   return ok;
@@ -148,7 +149,7 @@ bool Printer::Print() {
 
 void Printer::Begin() {
   AssertDoneBy(worker_);
-  HandOutFiles();
+  SubmitFiles();
   if (files_.size() == 0) End();
 }
 
@@ -156,7 +157,7 @@ void Printer::Finish(size_t index, FileCounts counted) {
   AssertDoneBy(worker_);
   window_[index % kWindow] = std::move(counted);
   PrintFinished();
-  HandOutFiles();
+  SubmitFiles();
   if (printed_ == files_.size()) End();
 }
 
@@ -167,11 +168,11 @@ void Printer::End() {
   ok_.set_value(all_read_ && write_errno_ == 0);
 }
 
-void Printer::HandOutFiles() {
-  while (handed_out_ < files_.size() && handed_out_ < printed_ + kWindow) HandOut(handed_out_++);
+void Printer::SubmitFiles() {
+  while (submitted_ < files_.size() && submitted_ < printed_ + kWindow) SubmitFile(submitted_++);
 }
 
-void Printer::HandOut(size_t index) {
+void Printer::SubmitFile(size_t index) {
   Must(pool_->Do([this, index] {
     Must(worker_.Do([this, index, counted = CountFile(files_[index])]() mutable {
       Finish(index, std::move(counted));
@@ -180,7 +181,7 @@ void Printer::HandOut(size_t index) {
 }
 
 void Printer::PrintFinished() {
-  while (printed_ < handed_out_ && window_[printed_ % kWindow].has_value()) {
+  while (printed_ < submitted_ && window_[printed_ % kWindow].has_value()) {
     PrintFile(printed_, *window_[printed_ % kWindow]);
     window_[printed_ % kWindow].reset();
     ++printed_;

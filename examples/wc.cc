@@ -19,11 +19,11 @@
 namespace examples {
 namespace {
 
-// wc reads a list up to this size as a whole and then looks at the files' sizes first; of a
-// longer list it knows nothing beforehand.
+// wc reads a list of up to this size as a whole and then looks at the files' sizes first; it reads
+// a longer list one name at a time.
 constexpr size_t kLongestListReadAhead = 10 << 20;
 
-// Says "<what>: <the text of errno>".
+// "<what>: <the text of errno>".
 absl::Status ErrnoStatus(absl::string_view what) { return absl::ErrnoToStatus(errno, what); }
 
 DIR* OpenDirectory(const std::string& path) {
@@ -112,7 +112,7 @@ void FileList::AddEntries(const std::string& directory, std::vector<std::string>
     std::string path = absl::StrCat(directory, absl::EndsWith(directory, "/") ? "" : "/", name);
     struct stat entry_stat = {};
     const bool known = fstatat(dirfd(stream), entry->d_name, &entry_stat, AT_SYMLINK_NOFOLLOW) == 0;
-    // Where the directory says what it holds, but lets nobody in, find lists the file all the same.
+    // find also lists a file whose directory can be read but not entered.
     const int type = known ? IFTODT(entry_stat.st_mode) : entry->d_type;
     if (type == DT_REG) {
       AddFile(path, entry_stat.st_size);

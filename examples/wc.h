@@ -16,10 +16,10 @@
 
 namespace examples {
 
-// The regular files below some directories, as `find DIR... -type f` lists them. It keeps
+// The regular files below some directories, as `find DIR... -type f` lists them. It is made for
 // hundreds of thousands of names: each takes little more than its own bytes.
 //
-// One thread fills it; after that any number may read it.
+// One thread fills it; after that any number of threads may read it.
 class FileList {
  public:
   FileList() = default;
@@ -27,7 +27,7 @@ class FileList {
   FileList& operator=(const FileList&) = delete;
 
   // Adds the files below `root`, or `root` itself if it is a file; follows no symbolic link.
-  // `on_error` hears of what cannot be read: "<path>: <reason>". The rest goes on.
+  // Calls `on_error` with "<path>: <reason>" for each file that cannot be read, and continues.
   void AddTree(const std::string& root, absl::FunctionRef<void(const absl::Status&)> on_error);
 
   // Puts the names in the order of their bytes, as `LC_ALL=C sort -z`.
@@ -57,7 +57,7 @@ struct Counts {
 };
 
 struct FileCounts {
-  std::optional<Counts> counts;  // nothing: the file cannot be opened, and wc prints no row
+  std::optional<Counts> counts;  // nullopt: the file cannot be opened, and wc prints no row
   absl::Status status;           // not OK: "<path>: <reason>"
 };
 

@@ -58,10 +58,11 @@ const char* SignalName(int signal) {
 // --- what any thread may touch ----------------------------------------------------------------
 
 // Invariants:
-//  - `queue` grows only while `accepting`; what is in it when Run closes it runs before Run
-//  returns.
+//  - `queue` grows only while `accepting`; what it holds when Run closes it runs before Run
+//    returns.
 //  - `asleep` is true only while the loop is in, or about to enter, a wait that began with nothing
-//    to do. Who finds it true makes it false, and alone writes to the waker: one write a sleep.
+//    to do. The thread that finds it true sets it to false, and it alone writes to the waker: one
+//    write per sleep.
 //  - `runner` is a thread exactly while `state` is starting, running or stopping.
 struct EventReactor::Core {
   // Stands for the loop: the scope around all that runs there, and its `Do` for other threads.

@@ -52,9 +52,8 @@ class FailureGroup : public StatusError {
  public:
   explicit FailureGroup(std::vector<Failure> failures);
 
-  const std::vector<Failure>& failures() const {
-    return failures_;
-  }  // in the order of the Deferreds
+  // In the order of the Deferreds.
+  const std::vector<Failure>& failures() const { return failures_; }
 
   static const FailureGroup* From(const Failure& failure);
 

@@ -125,11 +125,11 @@ using BlockingResult = typename internal::BlockingOf<internal::UnwrapOf<F, void>
 // a Deferred, for that one's, and returns it; or throws the very exception that f threw or its
 // Deferred failed with. For threads that are not the reactor's.
 //
-//   FailedPrecondition | the caller is the reactor thread; or the result would never come, see
-//   below Unavailable        | the reactor has stopped, or stops or is destroyed while this waits;
-//   or it
+//   error              | why
+//   FailedPrecondition | the caller is the reactor thread; or the wait would never end, see below
+//   Unavailable        | the reactor has stopped, or stops or is destroyed during the wait; or it
 //                      | does not run yet, and `timeout` is infinite
-//   DeadlineExceeded   | `timeout` has passed, be it that the reactor did not run yet
+//   DeadlineExceeded   | `timeout` has passed, also if the reactor has not run yet
 //
 // A wait that ends without a result cancels the Deferred, on the reactor thread. If f had not
 // begun, it never will; if it runs just then, it goes on: let it capture nothing of the caller's

@@ -19,6 +19,9 @@ COMMENT_OR_LITERAL = re.compile(
     r"""|(?P<string>"(?:\\.|[^"\\\n])*"|(?<!\w)(?:u8|[uUL])?'(?:\\.|[^'\\\n])+')""",
     re.DOTALL,
 )
+TEST_NAME = re.compile(r"\b(?:TEST|TEST_F|TEST_P|TYPED_TEST|TYPED_TEST_P)\(\s*\w+,\s*(\w+)\s*\)")
+# Of scripts and build files: each run of comment lines, each docstring.
+SCRIPT_PROSE = re.compile(r'(?m)(?:(?<!\S)#(?!!)[^\n]*(?:\n[ \t]*#[^\n]*)*)|"""(?s:.*?)"""')
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*("[^"\n]*"|<[^>\n]*>)', re.MULTILINE)
 
 
@@ -44,6 +47,16 @@ def is_below(path, top):
 
 def line_of(text, position):
     return text.count("\n", 0, position) + 1
+
+
+def words_of(text, start, passage):
+    """(line, word) for each word of `passage`, which stands at `start` in `text`."""
+    first = line_of(text, start)
+    return [
+        (first + number, word)
+        for number, line in enumerate(passage.split("\n"))
+        for word in re.sub(r"^\s*(//+|/\*|#+|\*(?= ))|\*/\s*$", " ", line).split()
+    ]
 
 
 def as_list(value):
@@ -111,6 +124,29 @@ class Tree:
     def includes(self, path):
         code = self.code(path, strings=True)
         return [Include(line_of(code, m.start(1)), m[1][1:-1], m[1][0] == '"') for m in INCLUDE.finditer(code)]
+
+    @functools.lru_cache(maxsize=None)
+    def prose(self, path):
+        """The passages that people read in a file: paragraphs of Markdown, comments, the names of tests.
+        Each is a list of (line, word)."""
+        text = self.text(path)
+        if path.endswith(".md"):
+            return [words_of(text, m.start(), m[0]) for m in re.finditer(r"(?:[^\n]*\S[^\n]*\n?)+", text)]
+        if not path.endswith((".h", ".cc")):
+            return [words_of(text, m.start(), m[0]) for m in SCRIPT_PROSE.finditer(text)]
+        passages, end = [], -1
+        for match in COMMENT_OR_LITERAL.finditer(text):
+            if match["comment"]:
+                words = words_of(text, match.start(), match[0])
+                if end >= 0 and re.fullmatch(r"\s*", text[end : match.start()]):
+                    passages[-1] += words  # goes on with the comment of the line above
+                else:
+                    passages.append(words)
+                end = match.end()
+        for match in TEST_NAME.finditer(self.code(path)):
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_", " ", match[1]).lower()
+            passages.append([(line_of(text, match.start(1)), word) for word in name.split()])
+        return passages
 
     def workspace(self, path):
         """The top folder of the innermost workspace that `path` is in."""

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Tests tools/check_tree: on a small tree that keeps every rule, and on trees that break one each."""
 
+import importlib.machinery
+import importlib.util
 import json
 import os
 import pathlib
@@ -10,8 +12,13 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 CHECK_TREE = pathlib.Path(__file__).parent / "check_tree"
+sys.dont_write_bytecode = True  # it would lie in the tree that is checked
+loader = importlib.machinery.SourceFileLoader("check_tree", str(CHECK_TREE))
+check_tree = importlib.util.module_from_spec(importlib.util.spec_from_loader("check_tree", loader))
+loader.exec_module(check_tree)
 
 
 # --- the tree that keeps every rule ----------------------------------------------------------
@@ -44,7 +51,15 @@ CLEAN = {
     "WORKSPACE": source('load("//:deps.bzl", "deps")', "deps()"),
     "BUILD": source('exports_files(["notes.md"])'),
     "deps.bzl": source("def deps():", "    pass"),
-    "notes.md": source("Here\ttabs, and " + "very " * 30 + "long lines are allowed, as are paths: src/home/a."),
+    "examples/BUILD": build('cc_library(name = "echo", srcs = ["echo.cc"])'),
+    "examples/echo.cc": source(
+        "// It works, and which works is not said. A work item, for one and ever the same. Users who read",
+        "// this know which tells threads apart: for example the name.",
+        'const char* const kText = "works that nobody wants for ever";',
+        "int works = 0;  // at",
+        "int once = 0;  // once",
+    ),
+    "notes.md": source("Here\ttabs, and " + "very " * 30 + "long lines are allowed."),
     "workers/BUILD": build(library("workers", "worker.h", "team.h"), WORKER, TEAM),
     "workers/worker.h": header(
         "workers/worker.h",
@@ -119,6 +134,10 @@ def add(path, line):
 
 def in_team(line):
     return add("workers/team.cc", line)
+
+
+def in_echo(line):
+    return add("examples/echo.cc", line)
 
 
 def in_test(line):
@@ -235,8 +254,14 @@ BROKEN = [
     ({"notes.md": "one\r\n"}, "notes.md:1: text: .*CR"),
     ({"workers/BUILD": CLEAN["workers/BUILD"] + "\t# tab\n"}, "workers/BUILD:6: text: tab"),
     (in_team("//" + 99 * "x"), "workers/team.cc:2: text: 101 columns"),
-    ({"notes.md": source("See /" + "home/me/notes.")}, "notes.md:1: machine:"),
-    ({"notes.md": source("See https://deb" + ".debian.org/.")}, "notes.md:1: machine:"),
+    (in_echo("// Runs for ever."), "examples/echo.cc:2: words: \"for ever\": write instead: forever"),
+    ({"examples/echo.cc": source("int i;  // For", "        // ever.")}, "examples/echo.cc:1: words: \"For ever\""),
+    ({"examples/echo.cc": source("/* Of all its", "   works. */")}, "examples/echo.cc:1: words: \"its works\""),
+    (in_echo("// Nobody looks again."), *(f"examples/echo.cc:2: words: \"{w}" for w in ("Nobody", "looks again"))),
+    (in_echo("// The thread who waits."), "examples/echo.cc:2: words: \"who\""),
+    (in_echo("TEST(Echo, RunsAWorkAtOnce) {}"), *(f"examples/echo.cc:2: words: \"a{w}" for w in (" work", "t once"))),
+    ({"deps.bzl": source("# It", "# shall build.")}, "deps.bzl:2: words: \"shall\""),
+    ({"notes.md": source("Works are", "", "told, or are", "told.")}, "notes.md:1: words:", "notes.md:3: words:", "notes.md:4: words:"),
 ]
 
 
@@ -267,28 +292,25 @@ class CheckTreeTest(unittest.TestCase):
         return path
 
     def check(self, **environment):
-        """Returns the exit code, the complaints, and the lines of the check itself."""
-        command = [sys.executable, CHECK_TREE, self.root]
-        environment = {"PATH": str(self.programs), "PYTHONIOENCODING": "utf-8", **environment}
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
-        self.assertEqual(run.stderr, "")
-        lines = run.stdout.splitlines()
+        """Returns whether the check passed, the complaints, and the lines of the check itself."""
+        with unittest.mock.patch.dict(os.environ, {"PATH": str(self.programs), **environment}, clear=True):
+            lines, passed = check_tree.check(self.root)
         own = [line for line in lines if line.startswith("check_tree: ")]
-        return run.returncode, [line for line in lines if line not in own], own
+        return passed, [line for line in lines if line not in own], own
 
     def test_a_tree_that_keeps_every_rule_passes(self):
         self.write()
-        code, complaints, own = self.check()
+        passed, complaints, own = self.check()
         self.assertEqual(complaints, [])
-        self.assertEqual(code, 0)
+        self.assertTrue(passed)
         self.assertEqual(own[-1], f"check_tree: {len(CLEAN)} files, 0 violations")
 
     def test_each_way_to_break_a_rule_is_named_with_its_line(self):
         for changes, *expected in BROKEN:
             with self.subTest(expected=expected, changes=changes):
                 self.write(changes)
-                code, complaints, own = self.check()
-                self.assertEqual(code, 1)
+                passed, complaints, own = self.check()
+                self.assertFalse(passed)
                 self.assertEqual(len(complaints), len(expected), complaints)
                 for complaint, regex in zip(complaints, expected):
                     self.assertRegex(complaint, "^" + regex)
@@ -301,10 +323,10 @@ class CheckTreeTest(unittest.TestCase):
 
     def test_a_missing_tool_is_said_and_fails_when_strict(self):
         self.write()
-        code, complaints, own = self.check()
-        self.assertEqual((code, complaints), (0, []))
+        passed, complaints, own = self.check()
+        self.assertEqual((passed, complaints), (True, []))
         self.assertRegex("\n".join(own), "not checked: .*clang-format 19.*\n.*not checked: .*buildifier")
-        self.assertEqual(self.check(IWORKER_CHECK_TREE="strict")[0], 1)
+        self.assertFalse(self.check(IWORKER_CHECK_TREE="strict")[0])
 
     def test_another_version_of_clang_format_is_not_used(self):
         self.write()
@@ -323,8 +345,8 @@ class CheckTreeTest(unittest.TestCase):
             "    print(text + ' [-Wclang-format-violations]\\nclass Team;', file=sys.stderr)\n"
             "sys.exit(1)\n",
         )
-        code, complaints, own = self.check()
-        self.assertEqual(code, 1)
+        passed, complaints, own = self.check()
+        self.assertFalse(passed)
         self.assertEqual(len(complaints), 1, complaints)
         self.assertRegex(complaints[0], "^workers/team.h:3: clang-format: 2 lines .*: clang-format -i workers/team.h$")
         self.assertNotIn("clang-format", " ".join(own))
@@ -343,8 +365,8 @@ class CheckTreeTest(unittest.TestCase):
             ]
         }
         program = self.program("my-buildifier", f"print({json.dumps(answer)!r})")
-        code, complaints, own = self.check(IWORKER_BUILDIFIER=str(program))
-        self.assertEqual(code, 1)
+        passed, complaints, own = self.check(IWORKER_BUILDIFIER=str(program))
+        self.assertFalse(passed)
         self.assertEqual(
             complaints,
             ["BUILD:1: buildifier: is not formatted: buildifier BUILD", "deps.bzl:2: buildifier: load: unused load"],
@@ -363,6 +385,12 @@ class CheckTreeTest(unittest.TestCase):
         subprocess.check_call([shutil.which("git"), "init", "-q", self.root])
         os.symlink(shutil.which("git"), self.programs / "git")
         self.assertEqual(self.check()[1], [])
+
+    def test_the_program_prints_the_complaints_and_fails(self):
+        self.write({"notes.md": "no newline"})
+        run = subprocess.run([sys.executable, CHECK_TREE, self.root], capture_output=True, text=True)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn("notes.md:1: text:", run.stdout)
 
     def test_a_folder_that_is_no_workspace_is_refused(self):
         run = subprocess.run([sys.executable, CHECK_TREE, self.programs], capture_output=True, text=True)

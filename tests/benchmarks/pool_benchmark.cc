@@ -113,7 +113,7 @@ struct Asio {
 
 // --- the bodies, the same for each ----------------------------------------------------------
 
-// Counts down; whoever waits is woken once.
+// Counts down; the waiting thread is woken once.
 class Countdown {
  public:
   explicit Countdown(int from) : left_(from) {}

@@ -9,7 +9,7 @@ tree_wc=$PWD/$1
 compare=$PWD/$2
 failures=0
 
-# Many files are mostly links to a few, which are quick to make.
+# Where a case needs many files, most of them are hard links to a few: they are quick to make.
 #
 # Each case has a folder of its own as working directory.
 begin() {
@@ -279,7 +279,7 @@ fi
 
 # --- what changes or fails on the way --------------------------------------------------------
 
-# The first byte is printed when all files are listed. Nobody reads the rest until the files
+# The first byte is printed when all files are listed. The rest is not read until the files
 # have changed: what is counted beforehand fits into the pipe and the window.
 begin "files that vanish, grow or become something else after they were listed"
 mkdir tree

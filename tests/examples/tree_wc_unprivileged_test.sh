@@ -83,7 +83,7 @@ said 'tree/a/secret: Permission denied' 'tree/enter_only: Permission denied' \
   'tree/list_only/file: Permission denied' 'tree/list_only/inner: Permission denied' \
   'tree/secret_folder: Permission denied'
 
-# Runs tree_wc for a user who may have only so many threads, itself included.
+# Runs tree_wc as a user whose number of threads is limited, its own included.
 with_threads() {
   local threads=$1
   shift

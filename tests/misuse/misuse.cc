@@ -204,7 +204,7 @@ void Consumed(reactor::Deferred<int>& deferred) {
 reactor::Deferred<int> Consumed(reactor::Deferred<int> deferred) { co_return co_await deferred; }
 #endif
 
-// A usual caller does not care who was first.
+// A usual caller does not care which Quit was the first.
 void Close(workers::IWorker& worker) { worker.Quit().IgnoreError(); }
 
 }  // namespace

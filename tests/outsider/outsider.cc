@@ -1,4 +1,5 @@
-// A program of another workspace: one thread, three works; and a loop that has a fourth done.
+// A program of another workspace: one thread with three work items, and a loop whose pool runs a
+// fourth.
 
 #include <cstdio>
 

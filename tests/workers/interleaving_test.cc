@@ -28,7 +28,6 @@
 #include "workers/lock_worker.h"
 #include "workers/memory_worker.h"
 #include "workers/pool.h"
-#include "workers/quit_flag.h"
 #include "workers/serial_worker.h"
 #include "workers/team.h"
 #include "workers/testing/counting_thread_factory.h"
@@ -821,7 +820,6 @@ TEST(Interleaving, W2_TheStraightPortLetsTwoQuitsWin) {
 
 TEST(Interleaving, W2_OfTwoQuitsExactlyOneWins) {
   const auto one = std::make_pair(1, 1);
-  EXPECT_EQ(FewestAndMostWinnersOfTwoQuits(SetOf<QuitFlag>), one);
   EXPECT_EQ(FewestAndMostWinnersOfTwoQuits([] { return QuitOf(NewThreadWorker()); }), one);
   EXPECT_EQ(FewestAndMostWinnersOfTwoQuits([] { return QuitOf(NewLockWorker()); }), one);
   EXPECT_EQ(
