@@ -1,7 +1,7 @@
 // Forces the races of the calls between threads: for every point at which the first thread can be
 // stopped, the second runs to its end there.
 
-#include "tests/workers/interleaving.h"
+#include "tests/interleaving.h"
 
 #include <atomic>
 #include <functional>

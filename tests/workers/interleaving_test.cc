@@ -2,7 +2,7 @@
 // be stopped, the second runs to its end there. Where a fault of the original is named, a
 // straight port of the original stands beside it, and the same schedules catch it.
 
-#include "tests/workers/interleaving.h"
+#include "tests/interleaving.h"
 
 #include <algorithm>
 #include <atomic>

@@ -4,7 +4,7 @@
 // In an ordinary build each of them is the plain primitive and costs nothing more. One build
 // setting for the whole program, `--//workers:simulation`, makes each of them call the
 // installed SyncObserver first: there a test decides which thread goes on
-// (tests/workers/interleaving.h), and there the simulation of schedules will stand. It is a
+// (tests/interleaving.h), and there the simulation of schedules will stand. It is a
 // setting of the build and never a macro of one target, so that a program cannot mix the two.
 
 #ifndef WORKERS_INTERNAL_SYNC_H_

@@ -1,7 +1,7 @@
 // Forces two threads to meet at every point at which they can.
 
-#ifndef TESTS_WORKERS_INTERLEAVING_H_
-#define TESTS_WORKERS_INTERLEAVING_H_
+#ifndef TESTS_INTERLEAVING_H_
+#define TESTS_INTERLEAVING_H_
 
 #include <algorithm>
 #include <condition_variable>
@@ -187,4 +187,4 @@ class LockTracker final : public internal::SyncObserver {
 
 }  // namespace workers
 
-#endif  // TESTS_WORKERS_INTERLEAVING_H_
+#endif  // TESTS_INTERLEAVING_H_
