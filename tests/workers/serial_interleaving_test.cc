@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
-#include "tests/workers/interleaving.h"
+#include "tests/interleaving.h"
 #include "workers/internal/sync.h"
 #include "workers/memory_worker.h"
 #include "workers/serial_worker.h"
