@@ -354,8 +354,9 @@ class Holder : public Stage {
 template <typename T>
 class Source final : public Holder<T> {
  public:
-  Source(const Home& home, Canceller<T> canceller, workers::IExclusiveWorker* told, Site site)
-      : Holder<T>(home, site), told(told), canceller_(std::move(canceller)) {}
+  Source(const Home& its_home, Canceller<T> canceller, workers::IExclusiveWorker* to_tell,
+         Site site)
+      : Holder<T>(its_home, site), told(to_tell), canceller_(std::move(canceller)) {}
 
   void FireWith(Result<T> result, Site site) {
     this->sites.SetFired(site);
@@ -393,7 +394,8 @@ class Source final : public Holder<T> {
 template <typename T>
 class Ready final : public Holder<T> {
  public:
-  Ready(Result<T> result, Site site, const Home& home = Home::Here()) : Holder<T>(home, site) {
+  Ready(Result<T> result, Site site, const Home& its_home = Home::Here())
+      : Holder<T>(its_home, site) {
     this->Set(std::move(result));
   }
   Stage* Receive(Stage&) override { return nullptr; }  // it has no upstream
@@ -502,7 +504,7 @@ void StoreOutcome(Outcome<U>& outcome, F&& f, Args&&... args) {
 template <typename T, typename U, typename F>
 class Step final : public Holder<U> {
  public:
-  Step(const Home& home, F f) : Holder<U>(home), f_(std::move(f)) {}
+  Step(const Home& its_home, F f) : Holder<U>(its_home), f_(std::move(f)) {}
 
   Stage* Receive(Stage& from) override {
     if (this->forwards) {
@@ -554,11 +556,11 @@ class Step final : public Holder<U> {
       inner->Unref();
       return this;
     }
-    Stage* const next = this->next;
-    if (next != nullptr && next->forwards && next->home == this->home) {
+    Stage* const waiting = this->next;
+    if (waiting != nullptr && waiting->forwards && waiting->home == this->home) {
       // Whoever waits for this one may as well wait for that one.
       this->next = nullptr;
-      Link(*inner, *next);
+      Link(*inner, *waiting);
       this->Unref();
     } else {
       this->forwards = true;

@@ -125,7 +125,7 @@ class DeferredQueue {
  private:
   // Stays where it is when the queue is moved: cancellers know it.
   struct State {
-    explicit State(DeferredQueueOptions options) : options(options) {}
+    explicit State(DeferredQueueOptions its_options) : options(its_options) {}
     ~State() {
       // One by one: what this fires may cancel others of them.
       while (!waiting.empty()) {

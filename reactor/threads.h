@@ -183,8 +183,8 @@ struct AwaitedWork {
 //   abandoned | as finished; the result is unwanted  |
 class DeferredCall : public AwaitedWork, public std::enable_shared_from_this<DeferredCall> {
  public:
-  DeferredCall(std::shared_ptr<workers::IExclusiveWorker> home, const char* what, Site site)
-      : AwaitedWork{.handle = {}, .what = what, .site = site}, home_(std::move(home)) {}
+  DeferredCall(std::shared_ptr<workers::IExclusiveWorker> home, const char* function, Site caller)
+      : AwaitedWork{.handle = {}, .what = function, .site = caller}, home_(std::move(home)) {}
   virtual ~DeferredCall() = default;
   DeferredCall(const DeferredCall&) = delete;
   DeferredCall& operator=(const DeferredCall&) = delete;
@@ -259,8 +259,8 @@ class TypedCall final : public DeferredCall {
  public:
   using R = CallResult<F>;
 
-  TypedCall(std::shared_ptr<workers::IExclusiveWorker> home, const char* what, Site site, F f)
-      : DeferredCall(std::move(home), what, site), f_(std::move(f)) {}
+  TypedCall(std::shared_ptr<workers::IExclusiveWorker> home, const char* function, Site caller, F f)
+      : DeferredCall(std::move(home), function, caller), f_(std::move(f)) {}
 
   // Makes the Deferred; give(call) has the call done; refused(status) makes another, if not.
   template <typename Give, typename Refused>
@@ -302,7 +302,7 @@ class TypedCall final : public DeferredCall {
       return true;
     }
     struct Expected {
-      explicit Expected(std::shared_ptr<TypedCall> call) : call(std::move(call)) {}
+      explicit Expected(std::shared_ptr<TypedCall> expected) : call(std::move(expected)) {}
       Expected(Expected&&) noexcept = default;
       Expected& operator=(Expected&&) = delete;
       ~Expected() {
@@ -450,9 +450,9 @@ class TypedBlockingCall final : public BlockingWait {
       result.emplace(MaybeDeferred(std::move(*f_)));
     }
     Await(std::move(*result).AddBoth(
-        [expected = Expected(shared_from_this()), this](Result<R> result) mutable {
+        [expected = Expected(shared_from_this()), this](Result<R> ended) mutable {
           const std::shared_ptr<BlockingWait> wait = expected.Take();
-          End([&] { result_.emplace(std::move(result)); });
+          End([&] { result_.emplace(std::move(ended)); });
         }));
   }
 

@@ -49,7 +49,7 @@ class Interleaving final : public internal::SyncObserver {
     changed_.notify_all();
   }
 
-  // Waits until the first has stopped (or ended, or waits for somebody else), runs `f` as the
+  // Waits until the first has stopped (or ended, or waits for another thread), runs `f` as the
   // second, and lets the first go.
   void AsSecond(const std::function<void()>& f) {
     {

@@ -1,8 +1,11 @@
 #include "workers/lock_worker.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "workers/internal/lock_order.h"
+#include "workers/internal/make_status.h"
 #include "workers/internal/misuse.h"
 #include "workers/internal/report.h"
 #include "workers/internal/run_work.h"
@@ -14,12 +17,19 @@ namespace {
 // A burst of nested items may need more; the memory for more than this many is released after it.
 constexpr size_t kKeptCapacity = 64;
 
+#ifdef NDEBUG
+constexpr bool kChecksOrder = false;
+#else
+constexpr bool kChecksOrder = true;
+#endif
+
 }  // namespace
 
 LockWorker::LockWorker(LockWorkerOptions options)
     : name_(std::move(options.name)),
       on_error_(std::move(options.on_error)),
-      already_quit_(AlreadyQuitError(name_)) {}
+      already_quit_(AlreadyQuitError(name_)),
+      order_id_(kChecksOrder ? internal::LockOrder::NewId() : 0) {}
 
 LockWorker::~LockWorker() {
   if (guard_.InChild()) {
@@ -52,6 +62,7 @@ absl::Status LockWorker::Do(Work&& work) {
       return absl::OkStatus();
     });
   }
+  if constexpr (kChecksOrder) CheckOrder();
   internal::MutexLock lock(lock_);
   // Only under the lock is it certain whether this Do comes before or after a racing Quit.
   if (quit_.load()) return already_quit_;
@@ -66,8 +77,20 @@ absl::Status LockWorker::Quit() {
   return quit_.exchange(true) ? already_quit_ : absl::OkStatus();
 }
 
+void LockWorker::CheckOrder() {
+  const internal::LockOrder::Held* const held = internal::LockOrder::Acquiring(order_id_);
+  if (held == nullptr) return;
+  internal::Report(
+      on_error_, name_,
+      internal::MakeStatus(absl::StatusCode::kFailedPrecondition, "lock order: this thread enters ",
+                           name_, " inside ", held->name(), ", and has entered ", held->name(),
+                           " inside ", name_, "; two threads that do both can wait forever"));
+}
+
 void LockWorker::RunAndUnwind(Work& work) {
   WorkerScope scope(*this);
+  std::optional<internal::LockOrder::Held> held;
+  if constexpr (kChecksOrder) held.emplace(order_id_, name_);
   holder_.store(internal::CurrentThread(), std::memory_order_relaxed);
   // On every way out, forced unwinding included, the accepted items have run and no thread is
   // marked as the holder.

@@ -4,6 +4,7 @@
 #define WORKERS_LOCK_WORKER_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,10 @@ struct LockWorkerOptions {
 // The destructor quits and waits for the item that runs on another thread. Inside one of its own
 // items it aborts: no thread would be left to finish the item.
 //
+// A debug build (without NDEBUG) reports to the error handler, once, a thread that enters this
+// worker inside another LockWorker's item and has entered the two in the opposite order before: two
+// threads that do both can wait for each other forever. Each thread is compared only with itself.
+//
 // In the child of a fork Do and Quit return FailedPrecondition, whether or not the lock was held
 // when the process forked, and the destructor does not wait. Queued items belong to the parent.
 class LockWorker final : public IExclusiveWorker {
@@ -45,6 +50,7 @@ class LockWorker final : public IExclusiveWorker {
   absl::Status Quit() override;
 
  private:
+  void CheckOrder();
   void RunAndUnwind(Work& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void RunQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void LeakQueued() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -55,6 +61,7 @@ class LockWorker final : public IExclusiveWorker {
   const ErrorHandler on_error_;
   const absl::Status already_quit_;  // made in advance: a refusal allocates nothing
   const internal::ForkGuard guard_;
+  const uint64_t order_id_;  // for debug builds
 
   // Any thread.
   internal::Atomic<bool> quit_ = false;

@@ -93,8 +93,8 @@ struct AwaitedWork;
 // One stage. All of it belongs to its home: the methods are called there, but for Drop.
 class Stage {
  public:
-  explicit Stage(const Home& home, Site made = {})
-      : home(home), context(workers::Context::Current()) {
+  explicit Stage(const Home& its_home, Site made = {})
+      : home(its_home), context(workers::Context::Current()) {
     sites.SetMade(made);
   }
   Stage(const Stage&) = delete;

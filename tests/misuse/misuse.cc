@@ -148,8 +148,8 @@ reactor::Deferred<int> Count() { return reactor::Succeed(1); }
 
 reactor::Deferred<int> Twice(reactor::Deferred<int> n) { co_return 2 * co_await std::move(n); }
 
-reactor::Deferred<int> Chain(reactor::Deferred<int> n) {
-  return std::move(n)
+reactor::Deferred<int> Chain(reactor::Deferred<int> number) {
+  return std::move(number)
       .AddCallback([](int n) { return n + 1; })
       .AddErrback([](const reactor::Failure&) { return 0; });
 }

@@ -6,6 +6,7 @@
 #include <stop_token>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -16,6 +17,7 @@
 #include "reactor/reactor.h"
 #include "reactor/threads.h"
 #include "workers/memory_worker.h"
+#include "workers/pool.h"
 #include "workers/testing/gate.h"
 #include "workers/thread_pool.h"
 #include "workers/worker.h"
@@ -230,6 +232,34 @@ TEST(DeferToThreadForced, CapturesThatDieInCancelMayComeBackToTheDeferred) {
   home.performer();
   other.performer();
   home.performer();
+}
+
+// FAULTS A2: an item of a full pool waits for an item that runs on another worker of the pool, and
+// that one for an item in the backlog. The wait that would close the circle is refused.
+TEST(BlockingCall, ThatClosesACircleThroughAFullPoolIsRefused) {
+  auto reactor = New();
+  std::thread loop([&] { EXPECT_TRUE(reactor->Run().ok()); });
+  auto pool = *workers::MakePool({.name = "two", .limits = {.hard_limit = 2}});
+  const std::shared_ptr<workers::IExclusiveWorker> home = reactor->worker();
+  std::vector<absl::Status> results(3);
+  const std::function<void(size_t)> nest = [&](size_t level) {
+    if (level == results.size()) return;
+    results[level] = BlockingCallFromThread(*reactor, [&, level] {
+      return DeferToWorker(*home, *pool, [&, level] { nest(level + 1); });
+    });
+  };
+  Gate done;
+  ASSERT_TRUE(pool->Do([&] {
+                    nest(0);
+                    done.Open();
+                  })
+                  .ok());
+  done.Wait();
+  EXPECT_TRUE(results[0].ok()) << results[0];
+  EXPECT_TRUE(absl::IsFailedPrecondition(results[1])) << results[1];
+  pool = nullptr;
+  reactor->Stop().IgnoreError();
+  loop.join();
 }
 
 }  // namespace

@@ -197,6 +197,32 @@ TEST(ThreadPool, StartAWorkerAndStopAWorkerSayWhatTheyDid) {
   EXPECT_EQ(pool->workers(), 0);
 }
 
+// FAULTS A12: a start takes back one mark of those that StopAWorker has made, not all of them.
+TEST(ThreadPool, AStartAfterThreeStopsOfBusyThreadsAddsOneThread) {
+  auto pool = New(1, 5);
+  ASSERT_TRUE(pool->Start().ok());
+  Gate release;
+  std::atomic<int> running = 0;
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(pool->CallInThread([&] {
+                      ++running;
+                      running.notify_all();
+                      release.Wait();
+                    })
+                    .ok());
+  }
+  for (int now = 0; now != 4; now = running) running.wait(now);
+  EXPECT_EQ(pool->workers(), 4);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(pool->StopAWorker().ok());
+  EXPECT_EQ(pool->workers(), 1);
+  EXPECT_TRUE(absl::IsFailedPrecondition(pool->StopAWorker()));  // the minimum
+  EXPECT_EQ(pool->workers(), 1);
+  EXPECT_TRUE(pool->StartAWorker().ok());
+  EXPECT_EQ(pool->workers(), 2);
+  release.Open();
+  ASSERT_TRUE(pool->Stop().ok());
+}
+
 TEST(ThreadPool, TenCallsRun) {
   std::atomic<int> ran = 0;
   {

@@ -201,6 +201,16 @@ class ThreadLocalPointer {
   static inline constinit thread_local Owner* pointer_ = nullptr;
 };
 
+// One value a thread, which needs no destructor.
+template <typename T>
+class ThreadLocalValue {
+ public:
+  static T& Get() { return value_; }
+
+ private:
+  static inline constinit thread_local T value_ = {};
+};
+
 // How many forks lie between the program's start and this process. Whoever owns threads
 // compares it with the value it was made under: in the child of a fork they are gone.
 class ForkCount {
