@@ -15,8 +15,8 @@ std::atomic<int64_t> allocations = 0;
 std::atomic<int64_t> living = 0;
 std::atomic<int64_t> living_bytes = 0;
 
-// A countdown: above 1: one allocation fewer than that still works; 1: the next one fails; 0: all later ones
-// fail, or, if the failure is not sustained, none. Negative: nothing fails.
+// A countdown. Above 1: one allocation fewer than that still works; 1: the next one fails; 0: all
+// later ones fail, or, if the failure is not sustained, none. Negative: nothing fails.
 constexpr int64_t kOff = -1;
 thread_local int64_t left_here = kOff;
 thread_local bool sustained_here = false;
