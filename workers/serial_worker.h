@@ -98,16 +98,16 @@ class SerialGroup {
 // Refusal. Accepted items are never lost if the base refuses a slice, or throws, which counts as a
 // refusal and is reported:
 //
-//   a refused slice                  the items that are already accepted     a later Do
-//   the next one, AlreadyQuit        run to the end, in the present slice    AlreadyQuit
-//   the next one, any other error    run in the present slice, which asks    ResourceExhausted,
-//                                    the base again after each quantum       until the base accepts
-//                                    a
-//                                                                            slice or all have run
-//   the first one: this Do returns   those that other threads have           as above, if there
-//   were the base's error, and its item   submitted behind it run on the          such items;
-//   otherwise the goes back to the caller          calling thread, as above                base is
-//   asked again
+//   the base refuses      | items that are already accepted    | a later Do
+//   ----------------------+------------------------------------+--------------------------------
+//   the next slice, with  | run to the end in the present      | returns AlreadyQuit
+//   AlreadyQuit           | slice                              |
+//   the next slice, with  | run in the present slice, which    | returns ResourceExhausted until
+//   another error         | asks the base again after each     | the base accepts a slice or all
+//                         | quantum                            | have run
+//   the first slice: this | run, if other threads submitted    | as above, if there were such
+//   Do returns the error, | them behind that item, on the      | items; otherwise the base is
+//   its item is untouched | calling thread, as above           | asked again
 //
 // So a worker that never runs out of items does not hold the base's thread beyond the base's Quit.
 // If the base destroys a slice unrun, the items of that slice are dropped and reported.

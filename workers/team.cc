@@ -84,7 +84,7 @@ absl::StatusOr<WorkHandle> Team::Enqueue(Work&& work, Work&& then) {
 
 absl::Status Team::Submit(Work& work, Work* then, WorkHandle* handle) {
   internal::Job* const job = core_->NewJob();
-  if (job == nullptr) return internal::NoMemoryError(core_->name());
+  if (job == nullptr) return core_->Accept(nullptr, handle);
   job->work.Place(std::move(work));
   if (then != nullptr && *then) job->then = std::move(*then);
   internal::TeamCore& core = *core_;
@@ -101,8 +101,7 @@ void Team::KeepJob(internal::Job* job) { core_->KeepJob(job); }
 
 absl::Status Team::Submit(internal::Job* job) {
   if (core_->guard().InChild()) return core_->guard().Error(core_->name());
-  if (job == nullptr) return internal::NoMemoryError(core_->name());
-  if (job->work.empty()) return internal::EmptyWorkError(core_->name());
+  if (job != nullptr && job->work.empty()) return internal::EmptyWorkError(core_->name());
   return core_->Accept(job, nullptr);
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "gtest/gtest.h"
+#include "tests/allocations.h"
 #include "tests/workers/team_in_hand.h"
 #include "workers/team.h"
 
@@ -68,6 +69,25 @@ TEST_F(TeamClosure, ARefusedClosureIsUntouched) {
   ASSERT_NE(full.n, nullptr);
   StepToTheEnd();
   EXPECT_EQ(sum, 1);
+}
+
+// Each allocation of a Do fails in turn: it is a refusal that leaves the closure untouched and is
+// counted, or it has worked.
+TEST(TeamClosureMemory, ADoWithoutMemoryIsACountedRefusal) {
+  test::SweepAllocations([](test::FailingAllocations& failing) {
+    auto team = *Team::Create({.coordinator = std::make_unique<LockWorker>(),
+                               .create_worker = []() -> Made { return nullptr; },
+                               .on_error = [](const ErrorReport&) {}});
+    int sum = 0;
+    Adds adds(&sum, 2);
+    absl::Status status;
+    EXPECT_TRUE(failing.During([&] { status = team->Do(std::move(adds)); }));
+    const TeamStatistics statistics = team->statistics();
+    EXPECT_EQ(statistics.accepted, status.ok() ? 1 : 0);
+    EXPECT_EQ(statistics.refused, status.ok() ? 0 : 1);
+    EXPECT_EQ(adds.n == nullptr, status.ok());
+    EXPECT_TRUE(status.ok() || absl::IsResourceExhausted(status)) << status;
+  });
 }
 
 // The coordinator is gone before any decision: the item comes back out of the backlog.

@@ -52,6 +52,11 @@ void TeamCore::KeepSpare(Job* job) {
 // The caller holds no reference to the core: as soon as the mutex is free the item may run, and
 // may be the end of the team.
 absl::Status TeamCore::Accept(Job* job, WorkHandle* handle) {
+  if (job == nullptr) {
+    MutexLock lock(mutex_);
+    plan_.Refused();
+    return NoMemoryError(name_);
+  }
   std::shared_ptr<HandleState> state;
   if (handle != nullptr) {
     try {

@@ -81,7 +81,8 @@ class TeamCore : public std::enable_shared_from_this<TeamCore> {
   Job* NewJob();
   void KeepJob(Job* job);  // takes an empty job back
   // Submits the items that were placed in `job`. OK: it is the team's; anything else: it is still
-  // the caller's, and so are the items. `handle`: where to put a handle, or null.
+  // the caller's, and so are the items. A null `job` is refused for lack of memory. `handle`: where
+  // to put a handle, or null.
   absl::Status Accept(Job* job, WorkHandle* handle);
   bool TryCancel(HandleState& state);
   bool IsQueued(const HandleState& state) const;
