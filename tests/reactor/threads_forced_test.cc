@@ -238,7 +238,10 @@ TEST(DeferToThreadForced, CapturesThatDieInCancelMayComeBackToTheDeferred) {
 // that one for an item in the backlog. The wait that would close the circle is refused.
 TEST(BlockingCall, ThatClosesACircleThroughAFullPoolIsRefused) {
   auto reactor = New();
+  Gate running;
+  ASSERT_TRUE(reactor->CallWhenRunning([&] { running.Open(); }).ok());
   std::thread loop([&] { EXPECT_TRUE(reactor->Run().ok()); });
+  running.Wait();
   auto pool = *workers::MakePool({.name = "two", .limits = {.hard_limit = 2}});
   const std::shared_ptr<workers::IExclusiveWorker> home = reactor->worker();
   std::vector<absl::Status> results(3);

@@ -37,7 +37,12 @@ Job* TeamCore::NewJob() {
     MutexLock lock(mutex_);
     if (Job* const job = backlog_.TakeSpare()) return job;
   }
-  return new (std::nothrow) Job;
+  try {
+    // Not the form that returns null: a program may have replaced the usual one alone.
+    return new Job;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
 }
 
 void TeamCore::KeepJob(Job* job) { delete next_job_.exchange(job); }
