@@ -14,8 +14,8 @@
 namespace workers::internal {
 namespace {
 
-// The caches are on the heap, as in the product: g++ 12 with the address sanitizer does not align what
-// is on the stack to 64 bytes.
+// The caches are on the heap, as in the product: g++ 12 with the address sanitizer does not align
+// what is on the stack to 64 bytes.
 TEST(WorkNodes, LeaveTheLowBitsOfTheirAddressFree) {
   const auto owned = std::make_unique<WorkNodeCache>();
   WorkNodeCache& cache = *owned;
